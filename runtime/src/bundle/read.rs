@@ -1,0 +1,258 @@
+//! Reading a bundle: map it, validate it completely, then hand out slices.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+
+use super::{BLOCK, FORMAT, MAX_HEADER, Manifest, RecordLayout, TOKENIZER, TensorInfo, write};
+use crate::codec::Matrix;
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+/// An open bundle: the mapped file and what is known about it.
+pub struct Bundle {
+    path: PathBuf,
+    map: Mmap,
+    manifest: Manifest,
+    dense: HashMap<String, Range<usize>>,
+    tokenizer: Option<Range<usize>>,
+    pools: Vec<PoolRegion>,
+}
+
+/// Where the records of one pool are in the file.
+struct PoolRegion {
+    layout: RecordLayout,
+    start: usize,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bundle").field("path", &self.path).field("bytes", &self.map.len()).finish_non_exhaustive()
+    }
+}
+
+impl Bundle {
+    /// Maps and validates the file.
+    ///
+    /// The mapping shows what is on disk: the file must not be changed or truncated while it is open. Writers replace bundles by
+    /// renaming, which is safe.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is not a complete, consistent bundle; the message names the wrong field.
+    pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        // SAFETY: the map is read-only and private to this process; that nobody truncates the file while it is mapped is the documented
+        // condition of this function, and our own writer never modifies a file in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let parsed = parse(&map).map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+        let Parsed { manifest, dense, tokenizer, pools } = parsed;
+        Ok(Bundle { path: path.to_owned(), map, manifest, dense, tokenizer, pools })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file in bytes.
+    pub fn len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Never true: an empty file is not a bundle.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Everything that is not weights.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What the model computes.
+    pub fn plan(&self) -> &Plan {
+        &self.manifest.plan
+    }
+
+    /// The dense matrix `name`, which the plan names as such.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn matrix(&self, name: &str) -> Result<Matrix<'_>> {
+        let info = self.manifest.tensors.get(name).and_then(TensorInfo::layout);
+        let bytes = self.dense.get(name).map(|r| &self.map[r.clone()]);
+        info.zip(bytes).and_then(|(layout, bytes)| Matrix::new(layout, bytes)).ok_or_else(|| self.missing(name))
+    }
+
+    /// The vector `name`, which the plan names as such.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn vector(&self, name: &str) -> Result<&[f32]> {
+        match (self.manifest.tensors.get(name), self.dense.get(name)) {
+            (Some(&TensorInfo::Vector { len }), Some(r)) => {
+                let bytes = &self.map[r.clone()][..len as usize * 4];
+                bytemuck::try_cast_slice(bytes).map_err(|_| self.missing(name))
+            }
+            _ => Err(self.missing(name)),
+        }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::Bundle { path: self.path.clone(), reason: format!("tensor {name:?} is missing") }
+    }
+
+    /// Layout of the records of pool `pool`.
+    ///
+    /// # Panics
+    /// When the plan has no such pool.
+    pub fn record_layout(&self, pool: usize) -> &RecordLayout {
+        &self.pools[pool].layout
+    }
+
+    /// Record `record` of pool `pool`.
+    ///
+    /// # Panics
+    /// When the plan has no such pool or record.
+    pub fn record(&self, pool: usize, record: u32) -> &[u8] {
+        &self.map[self.record_range(pool, record)]
+    }
+
+    /// Where that record is in the file, for readers that do not go through the mapping.
+    ///
+    /// # Panics
+    /// When the plan has no such pool or record.
+    pub fn record_range(&self, pool: usize, record: u32) -> Range<usize> {
+        assert!(record < self.manifest.plan.pools[pool].records, "record {record} of pool {pool}");
+        let p = &self.pools[pool];
+        let at = p.start + record as usize * p.layout.bytes;
+        at..at + p.layout.bytes
+    }
+
+    /// The contents of `tokenizer.json`.
+    pub fn tokenizer(&self) -> Option<&[u8]> {
+        self.tokenizer.clone().map(|r| &self.map[r])
+    }
+
+    /// Reads the whole file and compares every region with its hash; `progress` is told the bytes read so far.
+    ///
+    /// # Errors
+    /// Names the first region that differs.
+    pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
+        let damaged = |region: &str| Error::Bundle {
+            path: self.path.clone(),
+            reason: format!("region {region:?} does not match its hash; the file is damaged, get or convert it again"),
+        };
+        let entries = write::entries(&self.manifest, self.tokenizer.as_ref().map(Range::len)).ok_or_else(|| damaged("header"))?;
+        let mut at = self.map.len() - entries.iter().map(|e| e.bytes).sum::<usize>();
+        let mut hashers: HashMap<&str, blake3::Hasher> = HashMap::new();
+        for e in &entries {
+            if let Some(region) = &e.region {
+                hashers.entry(region).or_default().update(&self.map[at..at + e.bytes]);
+            }
+            at += e.bytes;
+            progress(at as u64);
+        }
+        for (region, hasher) in hashers {
+            if self.manifest.hashes.get(region).is_none_or(|h| *h != hasher.finalize().to_hex().as_str()) {
+                return Err(damaged(region));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Parsed {
+    manifest: Manifest,
+    dense: HashMap<String, Range<usize>>,
+    tokenizer: Option<Range<usize>>,
+    pools: Vec<PoolRegion>,
+}
+
+/// Checks the whole structure of the file. The error is a sentence about what is wrong.
+fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
+    let (header_end, metadata) = header(bytes)?;
+    let manifest = manifest(&metadata)?;
+    if manifest.format > FORMAT {
+        return Err(format!("format: {} is newer than this reader's {FORMAT}; update hotset", manifest.format));
+    }
+    manifest.plan.validate(&manifest.tensors).map_err(|e| format!("plan: {e}"))?;
+    let tokenizer_bytes = metadata.info(TOKENIZER).map(|t| t.data_offsets.1.saturating_sub(t.data_offsets.0));
+    if manifest.text.is_some() != tokenizer_bytes.is_some() {
+        return Err("text: tokenizer settings and tokenizer come together or not at all".into());
+    }
+    let entries = write::entries(&manifest, tokenizer_bytes).ok_or("tensors: a shape is empty or too large")?;
+
+    // The file must hold exactly the tensors that the manifest implies, in this order.
+    let mut found = metadata.tensors().into_iter().collect::<Vec<_>>();
+    found.sort_by_key(|(_, t)| t.data_offsets);
+    if found.len() != entries.len() {
+        return Err(format!("header: {} tensors, the manifest implies {}", found.len(), entries.len()));
+    }
+    let mut at = 0;
+    let mut ranges = HashMap::new();
+    for (e, (name, t)) in entries.iter().zip(&found) {
+        if *name != e.name || t.data_offsets != (at, at + e.bytes) {
+            return Err(format!(
+                "header: tensor {name:?} at {:?}, the manifest implies {:?} at {:?}",
+                t.data_offsets,
+                e.name,
+                (at, at + e.bytes)
+            ));
+        }
+        ranges.insert(e.name.clone(), header_end + at..header_end + at + e.bytes);
+        at += e.bytes;
+    }
+    if bytes.len() - header_end != at {
+        return Err(format!("data: {} bytes, the header promises {at}; the file is incomplete or has a tail", bytes.len() - header_end));
+    }
+
+    let mut pools = Vec::new();
+    for pool in &manifest.plan.pools {
+        let layout = RecordLayout::of(pool, manifest.plan.width).ok_or("pools: a record is too large")?;
+        let start = ranges[&format!("{}.0", pool.name)].start;
+        if !start.is_multiple_of(BLOCK) {
+            return Err(format!("pools: records of {:?} begin at {start}, not at a multiple of {BLOCK}", pool.name));
+        }
+        pools.push(PoolRegion { layout, start });
+    }
+    let tokenizer = ranges.get(TOKENIZER).cloned().filter(|_| tokenizer_bytes.is_some());
+    let dense = manifest.tensors.keys().map(|n| (n.clone(), ranges[n].clone())).collect();
+    Ok(Parsed { manifest, dense, tokenizer, pools })
+}
+
+/// The safetensors header and where the data begins.
+fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), String> {
+    let Some(prefix) = bytes.first_chunk::<8>() else {
+        return Err(format!("header: the file has only {} bytes", bytes.len()));
+    };
+    let len = u64::from_le_bytes(*prefix);
+    let end = len.checked_add(8).filter(|_| len <= MAX_HEADER as u64);
+    let Some(end) = end.and_then(|e| usize::try_from(e).ok()) else {
+        return Err(format!("header: length {len} is over the limit of {MAX_HEADER} bytes; this is no bundle"));
+    };
+    if end > bytes.len() {
+        return Err(format!("header: it should have {end} bytes, the file has {}; it is truncated or no bundle", bytes.len()));
+    }
+    if !end.is_multiple_of(BLOCK) {
+        return Err(format!(
+            "header: data begins at {end}, not at a multiple of {BLOCK}; a safetensors checkpoint must first go through `hotset convert`"
+        ));
+    }
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format!("header: {e}"))?;
+    Ok((end, metadata))
+}
+
+fn manifest(metadata: &Metadata) -> std::result::Result<Manifest, String> {
+    let json = metadata.metadata().as_ref().and_then(|m| m.get("hotset"));
+    let Some(json) = json else {
+        return Err("header: no hotset manifest; a safetensors checkpoint must first go through `hotset convert`".into());
+    };
+    serde_json::from_str(json).map_err(|e| format!("manifest: {e}"))
+}

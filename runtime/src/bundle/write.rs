@@ -1,0 +1,185 @@
+//! Writing a bundle: sizes first, data streamed in file order, hashes patched in, then one rename.
+
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tempfile::NamedTempFile;
+
+use super::{BLOCK, Manifest, PADDING, RecordLayout, TOKENIZER};
+use crate::error::{Error, Result};
+
+/// Stands in for a hash that is not known yet; has the length of a real one.
+const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// One tensor of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name in the safetensors header.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: usize,
+    /// Region whose hash covers it; padding has none.
+    pub region: Option<String>,
+    /// Whether the header calls it `F32` (a vector) or `U8`.
+    vector: bool,
+}
+
+/// Writes a bundle front to back. Nothing appears at the target path before [`finish`](BundleWriter::finish); a writer
+/// that is dropped, or a process that dies, leaves at most a temporary file beside it.
+pub struct BundleWriter {
+    file: BufWriter<NamedTempFile>,
+    target: PathBuf,
+    manifest: Manifest,
+    entries: Vec<Entry>,
+    next: usize,
+    header_len: usize,
+    hashers: std::collections::BTreeMap<String, blake3::Hasher>,
+}
+
+impl BundleWriter {
+    /// Plans the file for `manifest` (whose hashes and fingerprint are filled in later) and writes a provisional header.
+    ///
+    /// `tokenizer_bytes` is the length of the tokenizer that [`write`](Self::write) will be given.
+    ///
+    /// # Errors
+    /// When the manifest is not valid or the directory of `target` cannot be written.
+    pub fn create(target: &Path, mut manifest: Manifest, tokenizer_bytes: Option<usize>) -> Result<BundleWriter> {
+        manifest.plan.validate(&manifest.tensors)?;
+        let entries = entries(&manifest, tokenizer_bytes).ok_or_else(|| Error::Input("a tensor is too large to store".into()))?;
+        manifest.hashes = entries.iter().filter_map(|e| Some((e.region.clone()?, NO_HASH.to_owned()))).collect();
+        manifest.fingerprint = NO_HASH.to_owned();
+        let hashers = manifest.hashes.keys().map(|r| (r.clone(), blake3::Hasher::new())).collect();
+        let header = header(&manifest, &entries, None)?;
+        let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let temporary = tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempfile_in(dir).map_err(Error::io("write to", dir))?;
+        let mut file = BufWriter::with_capacity(1 << 20, temporary);
+        file.write_all(&header).map_err(Error::io("write to", target))?;
+        Ok(BundleWriter { file, target: target.to_owned(), manifest, entries, next: 0, header_len: header.len(), hashers })
+    }
+
+    /// The tensors that [`write`](Self::write) expects, in this order. Padding is written by itself.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Writes the next tensor.
+    ///
+    /// # Errors
+    /// When the name or length is not that of the next entry, or the disk is full.
+    pub fn write(&mut self, name: &str, data: &[u8]) -> Result<()> {
+        self.skip_padding()?;
+        let expected = self.entries.get(self.next);
+        let Some(entry) = expected.filter(|e| e.name == name && e.bytes == data.len()) else {
+            return Err(Error::Input(format!(
+                "tensor {name} of {} bytes was written where {:?} is due",
+                data.len(),
+                expected.map(|e| (&e.name, e.bytes))
+            )));
+        };
+        if let Some(hasher) = entry.region.as_ref().and_then(|r| self.hashers.get_mut(r)) {
+            hasher.update(data);
+        }
+        self.file.write_all(data).map_err(Error::io("write to", &self.target))?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn skip_padding(&mut self) -> Result<()> {
+        if let Some(e) = self.entries.get(self.next).filter(|e| e.name == PADDING) {
+            self.file.write_all(&vec![0; e.bytes]).map_err(Error::io("write to", &self.target))?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes the final header, flushes everything to disk and moves the file to its place.
+    ///
+    /// # Errors
+    /// When tensors are missing or the system refuses.
+    pub fn finish(mut self) -> Result<Manifest> {
+        self.skip_padding()?;
+        if let Some(e) = self.entries.get(self.next) {
+            return Err(Error::Input(format!("tensor {} was never written", e.name)));
+        }
+        for (region, hasher) in &self.hashers {
+            self.manifest.hashes.insert(region.clone(), hasher.finalize().to_hex().to_string());
+        }
+        self.manifest.fingerprint = fingerprint(&self.manifest)?;
+        let header = header(&self.manifest, &self.entries, Some(self.header_len))?;
+        let at = &self.target;
+        let io = || Error::io("write to", at);
+        self.file.seek(SeekFrom::Start(0)).map_err(io())?;
+        self.file.write_all(&header).map_err(io())?;
+        let file = self.file.into_inner().map_err(|e| io()(e.into_error()))?;
+        file.as_file().sync_all().map_err(io())?;
+        make_readable(file.as_file()).map_err(io())?;
+        file.persist(at).map_err(|e| io()(e.error))?;
+        Ok(self.manifest)
+    }
+}
+
+/// Temporary files are private to their user; a bundle is an ordinary file.
+fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    }
+    let _ = file;
+    Ok(())
+}
+
+/// blake3 over what identifies a model: plan, tensor table, and the hashes of all regions.
+fn fingerprint(m: &Manifest) -> Result<String> {
+    let json = serde_json::to_vec(&(&m.plan, &m.tensors, &m.hashes)).map_err(|e| Error::Input(e.to_string()))?;
+    Ok(blake3::hash(&json).to_hex().to_string())
+}
+
+/// The file's tensors in order; `None` when a size cannot be stored. Readers compare their header with the same list.
+pub(super) fn entries(m: &Manifest, tokenizer_bytes: Option<usize>) -> Option<Vec<Entry>> {
+    let mut out = Vec::new();
+    for (name, info) in &m.tensors {
+        let vector = info.layout().is_none();
+        out.push(Entry { name: name.clone(), bytes: info.bytes()?, region: Some("dense".into()), vector });
+    }
+    if let Some(bytes) = tokenizer_bytes {
+        out.push(Entry { name: TOKENIZER.into(), bytes, region: Some("tokenizer".into()), vector: false });
+    }
+    let end: usize = out.iter().map(|e| e.bytes).sum();
+    if !end.is_multiple_of(BLOCK) {
+        let bytes = end.next_multiple_of(BLOCK) - end;
+        out.push(Entry { name: PADDING.into(), bytes, region: None, vector: false });
+    }
+    for pool in &m.plan.pools {
+        let bytes = RecordLayout::of(pool, m.plan.width)?.bytes;
+        let record = |i| Entry { name: format!("{}.{i}", pool.name), bytes, region: Some(pool.name.clone()), vector: false };
+        out.extend((0..pool.records).map(record));
+    }
+    Some(out)
+}
+
+/// Length prefix and JSON, padded with spaces to a whole number of blocks (or to `len` bytes, when given).
+fn header(m: &Manifest, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
+    let manifest = serde_json::to_string(m).map_err(|e| Error::Input(e.to_string()))?;
+    let mut map = Map::new();
+    map.insert("__metadata__".into(), json!({ "hotset": manifest }));
+    let mut at = 0usize;
+    for e in entries {
+        let (dtype, n) = if e.vector { ("F32", e.bytes / 4) } else { ("U8", e.bytes) };
+        let value = json!({ "dtype": dtype, "shape": [n], "data_offsets": [at, at + e.bytes] });
+        if map.insert(e.name.clone(), value).is_some() {
+            return Err(Error::Input(format!("two tensors are called {}", e.name)));
+        }
+        at += e.bytes;
+    }
+    let json = serde_json::to_vec(&Value::Object(map)).map_err(|e| Error::Input(e.to_string()))?;
+    let total = len.unwrap_or((8 + json.len()).next_multiple_of(BLOCK));
+    if 8 + json.len() > total {
+        return Err(Error::Input("the final header is longer than planned".into()));
+    }
+    let mut out = ((total - 8) as u64).to_le_bytes().to_vec();
+    out.extend(json);
+    out.resize(total, b' ');
+    Ok(out)
+}

@@ -1,0 +1,114 @@
+//! What a device does with a bundle: the seam between sessions above and executors below.
+//!
+//! An executor (`cpu` or `gpu`) turns an open bundle into a [`Model`]; each session holds one [`Run`] of it, which
+//! owns the caches. Callers have already checked token ids against the vocabulary and positions against the context.
+
+use crate::error::Result;
+
+/// A bundle made ready on one device.
+pub trait Model: Send + Sync {
+    /// Starts with empty caches.
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    fn start(&self, options: RunOptions) -> Result<Box<dyn Run>>;
+
+    /// What runs where, for people and benchmarks.
+    fn report(&self) -> Report;
+}
+
+/// The caches of one conversation and the means to extend them.
+pub trait Run: Send {
+    /// Tokens seen so far.
+    fn position(&self) -> usize;
+
+    /// Forgets everything.
+    fn reset(&mut self);
+
+    /// Feeds `tokens` (not empty) at the current position and advances it.
+    ///
+    /// One call with many tokens is a batched prefill; the result equals feeding them one by one.
+    ///
+    /// # Errors
+    /// When the device fails or the model's numbers are not finite. The position is unchanged then.
+    fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output>;
+}
+
+/// How a [`Run`] keeps its caches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunOptions {
+    /// Rows of each cache: the longest conversation, or the width of the sliding window.
+    pub context: usize,
+    /// Whether the oldest rows are forgotten when the cache is full. When not, callers never go beyond `context`.
+    pub slide: bool,
+    /// Stick-breaking attention stops looking back once less than this much of the stick is left; 0 looks at everything.
+    pub stick_epsilon: f32,
+}
+
+/// Which result a caller needs.
+#[derive(Clone, Copy, Debug)]
+pub enum Want<'a> {
+    /// None: the caches only.
+    Nothing,
+    /// Logits after the last token, `[V]`.
+    Last,
+    /// Logits after each token, `[tokens, V]`.
+    All,
+    /// The best candidates after the last token.
+    Best(&'a Best),
+}
+
+/// A request for the likeliest tokens: everything sampling needs without the whole vocabulary leaving the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// How many; executors may return fewer only if the vocabulary is smaller.
+    pub count: usize,
+    /// Tokens whose logit is divided by `penalty` when positive and multiplied by it when negative, before all else; sorted, unique.
+    pub penalised: Vec<u32>,
+    /// The repetition penalty; 1 changes nothing.
+    pub penalty: f32,
+    /// 1 / temperature, used in [`Candidates::log_total`] only.
+    pub inverse_temperature: f32,
+}
+
+/// Most candidates a [`Best`] may ask for.
+pub const MAX_CANDIDATES: usize = 128;
+
+/// What [`Run::forward`] returns.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// For [`Want::Nothing`].
+    Nothing,
+    /// For [`Want::Last`] and [`Want::All`], row after row.
+    Logits(Vec<f32>),
+    /// For [`Want::Best`].
+    Best(Candidates),
+}
+
+/// The likeliest tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidates {
+    /// Token and penalised logit, best first; equal logits in order of token id.
+    pub tokens: Vec<(u32, f32)>,
+    /// `log Σ exp(logit · inverse_temperature)` over the whole vocabulary, penalties applied.
+    pub log_total: f32,
+}
+
+/// What a model runs on and what it holds. Sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Report {
+    /// The device, as its driver or the system names it, with the path it takes, such as `AMD EPYC, AVX-512 VNNI, 2 threads`.
+    pub device: String,
+    /// `cpu` or `gpu`.
+    pub kind: &'static str,
+    /// Bytes of weights and tables held on the device beyond the mapped file.
+    pub device_bytes: u64,
+    /// Cache bytes of one token in one run.
+    pub cache_bytes_per_token: u64,
+    /// Weight bytes that one decoded token reads.
+    pub weight_bytes_per_token: u64,
+    /// GPU dispatches of one decoded token; 0 on the CPU.
+    pub dispatches_per_token: u32,
+    /// GPU dispatches of each step, in the plan's order; empty on the CPU.
+    pub dispatches_per_step: Vec<u32>,
+}

@@ -1,0 +1,139 @@
+//! The plan: what a model computes, as data.
+//!
+//! A plan is a list of [`Step`]s over the residual stream. It names tensors and pools but knows no
+//! device and no checkpoint family; `hotset convert` compiles a family into it and both executors
+//! interpret it. The vocabulary is the seven concepts of the design, of which five live here:
+//!
+//! * [`Expert`]: a typed function with its own weights, the unit that is paged;
+//! * [`Pool`]: experts of one signature, shared by as many steps as name it;
+//! * [`Router`]: feature → score → select → weigh, giving each token a list of (expert, weight) whose length may
+//!   differ from token to token; the value that selects and the value that weighs are separate;
+//! * [`Step`]: router + pool + always-on parts + how the result joins the stream;
+//! * [`State`]: a cache, keyed by (step instance, group), never by layer or pool.
+//!
+//! How harder families than today's fit without changing what is here (each adds a variant or a defaulted field):
+//! an expert with its own K/V is an [`Expert`] variant whose attention step takes `k`, `v` from [`Part::Expert`] and whose
+//! state has one group per expert; modules shared over depth are one pool named by many steps, each with its own state;
+//! a recurrent router is a [`Score`] variant; variable-length routing is a [`Rule`] variant.
+
+mod expert;
+mod router;
+mod step;
+mod validate;
+
+pub use expert::{Activation, Expert, Pool, Role};
+pub use router::{Router, Rule, Score, Select, Value, Weigh};
+pub use step::{Attention, AttentionKind, Ffn, Part, Routed, SharedFfn, State, Step, Work};
+pub use validate::{Caps, PlanError, Tensors};
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the vocabulary. A reader refuses plans with a larger one.
+pub const VERSION: u32 = 1;
+
+/// Name of a dense tensor in the bundle's tensor table.
+pub type Name = String;
+
+/// A whole model as data. Shapes below use `D` = [`Plan::width`], `V` = [`Plan::vocab`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Version of the vocabulary this plan is written in.
+    pub version: u32,
+    /// Width of the residual stream, `D`.
+    pub width: u32,
+    /// Number of token ids, `V`.
+    pub vocab: u32,
+    /// Positions the model was trained for; `None` where the architecture states no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<u32>,
+    /// Token id → residual stream.
+    pub embedding: Embedding,
+    /// Rotary position encodings that attention steps refer to by index.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Rotation>,
+    /// Expert pools that steps refer to by index.
+    pub pools: Vec<Pool>,
+    /// Caches that attention steps refer to by index. Each belongs to exactly one step.
+    pub states: Vec<State>,
+    /// What happens to the residual stream, in order.
+    pub steps: Vec<Step>,
+    /// Residual stream → logits.
+    pub head: Head,
+}
+
+/// Token embedding: `x = scale * table[token]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedding {
+    /// Matrix `[V, D]`.
+    pub table: Name,
+    /// Multiplier of the looked-up row.
+    pub scale: f32,
+}
+
+/// Output head: `logits = scale * (weight · norm(x) + bias)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// Final normalisation.
+    pub norm: Norm,
+    /// Matrix `[V, D]`; the embedding table's name when the two are tied.
+    pub output: Linear,
+    /// Multiplier of the logits.
+    pub scale: f32,
+}
+
+/// `y = weight · x + bias`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Linear {
+    /// Matrix `[out, in]`.
+    pub weight: Name,
+    /// Vector `[out]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<Name>,
+}
+
+/// Normalisation over the last axis, `n` = its length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Norm {
+    /// `y = x / sqrt(mean(x²) + eps) * weight`.
+    Rms {
+        /// Vector `[n]`.
+        weight: Name,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `y = (x - mean) / sqrt(var + eps) * weight + bias`.
+    Layer {
+        /// Vector `[n]`.
+        weight: Name,
+        /// Vector `[n]`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bias: Option<Name>,
+        /// Added to the variance.
+        eps: f32,
+    },
+}
+
+impl Norm {
+    /// The gain vector's name.
+    pub fn weight(&self) -> &str {
+        match self {
+            Norm::Rms { weight, .. } | Norm::Layer { weight, .. } => weight,
+        }
+    }
+}
+
+/// Rotary position encoding, half-split: element `i` of the first half turns with element `i` of the second by
+/// `position * frequencies[i]`. Scaling schemes are nothing but other frequencies, so they live in importers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// Radians per position, one for each pair; `2 * len` leading elements of a head are rotated.
+    pub frequencies: Vec<f32>,
+    /// Multiplier of sine and cosine (YaRN's attention factor); 1 ordinarily.
+    pub amplitude: f32,
+}
