@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod codec;
 mod error;
+pub mod gpu;
 pub mod model;
 pub mod plan;
 
