@@ -7,6 +7,7 @@ pub mod cpu;
 mod error;
 pub mod model;
 pub mod plan;
+pub mod text;
 
 pub use error::{Category, Error, Result};
 
