@@ -3,6 +3,7 @@
 mod commands;
 mod failure;
 mod options;
+mod synth;
 
 use std::process::ExitCode;
 

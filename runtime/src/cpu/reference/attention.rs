@@ -22,6 +22,7 @@ pub(super) fn attend(
     let state = &bundle.plan().states[attention.state as usize];
     let finish = |mut heads: Vec<f32>, n: &Option<Norm>| -> Result<Vec<f32>> {
         normalise(bundle, n, attention, &mut heads)?;
+        clip(attention, &mut heads);
         if let Some(r) = attention.rotation {
             let rotation = &bundle.plan().rotations[r as usize];
             heads.chunks_mut(attention.head_dim as usize).for_each(|h| rotate(h, rotation, position));
@@ -29,9 +30,11 @@ pub(super) fn attend(
         Ok(heads)
     };
 
-    cache.keys.push_back(finish(part(bundle, attention, &attention.k, a)?, &attention.k_norm)?);
+    cache.keys.push_back(finish(part(bundle, &attention.k, a)?, &attention.k_norm)?);
     if !state.tied {
-        cache.values.push_back(part(bundle, attention, &attention.v, a)?);
+        let mut v = part(bundle, &attention.v, a)?;
+        clip(attention, &mut v);
+        cache.values.push_back(v);
     }
     if options.slide && cache.keys.len() > options.context {
         cache.keys.pop_front();
@@ -43,16 +46,11 @@ pub(super) fn attend(
         Ok(mix(attention, &q, cache, state.kv_heads as usize, options.stick_epsilon))
     };
     match (&attention.q, &attention.o, routed) {
-        (Part::Shared(q), Part::Shared(o), _) => {
-            let mut q = linear(bundle, q, a)?;
-            clip(attention, &mut q);
-            linear(bundle, o, &attend(q)?)
-        }
+        (Part::Shared(q), Part::Shared(o), _) => linear(bundle, o, &attend(linear(bundle, q, a)?)?),
         (_, _, Some((pool, routes))) => {
             let mut y = vec![0.0; a.len()];
             for route in routes {
-                let mut q = project(bundle, pool, route.expert, Role::Query, a)?;
-                clip(attention, &mut q);
+                let q = project(bundle, pool, route.expert, Role::Query, a)?;
                 let out = project(bundle, pool, route.expert, Role::Output, &attend(q)?)?;
                 super::add_scaled(&mut y, &out, route.weight);
             }
@@ -62,15 +60,13 @@ pub(super) fn attend(
     }
 }
 
-/// Keys or values of the token, before normalisation and rotation. `[KV · head_dim]`
-fn part(bundle: &Bundle, attention: &Attention, part: &Part, a: &[f32]) -> Result<Vec<f32>> {
-    let mut y = match part {
-        Part::Shared(l) => linear(bundle, l, a)?,
-        Part::Input => a.to_vec(),
-        Part::Expert => return Err(Error::Input("routed keys need an expert that carries them".into())),
-    };
-    clip(attention, &mut y);
-    Ok(y)
+/// Keys or values of the token, before normalisation, clipping and rotation. `[KV · head_dim]`
+fn part(bundle: &Bundle, part: &Part, a: &[f32]) -> Result<Vec<f32>> {
+    match part {
+        Part::Shared(l) => linear(bundle, l, a),
+        Part::Input => Ok(a.to_vec()),
+        Part::Expert => Err(Error::Input("routed keys need an expert that carries them".into())),
+    }
 }
 
 fn clip(attention: &Attention, y: &mut [f32]) {
