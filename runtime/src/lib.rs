@@ -14,8 +14,8 @@ pub mod text;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
 pub use session::{
-    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, Session, SessionOptions,
-    Statistics, StopReason, Stream, Token,
+    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, Session,
+    SessionOptions, Statistics, StopReason, Stream, Token,
 };
 
 #[cfg(target_endian = "big")]

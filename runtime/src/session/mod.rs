@@ -61,7 +61,11 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("tokens", &self.tokens.len()).field("read", &self.read()).field("context", &self.context).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("tokens", &self.tokens.len())
+            .field("read", &self.read())
+            .field("context", &self.context)
+            .finish_non_exhaustive()
     }
 }
 

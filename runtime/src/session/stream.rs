@@ -128,11 +128,10 @@ impl<'s> Stream<'s> {
             return Err(Error::Input("the model has read the whole conversation; append the token to go on from".into()));
         }
         session.check_room(session.tokens.len())?;
-        let tokenizer = session.engine.tokenizer();
         if !options.stop.is_empty() {
-            tokenizer.as_ref().map_err(|_| Error::Text("stop strings need a tokenizer, and the bundle has none".into()))?;
+            session.engine.tokenizer()?;
         }
-        let at_start = tokenizer.is_ok_and(|t| session.tokens.iter().all(|&id| t.is_special(id)));
+        let at_start = session.engine.tokenizer().is_ok_and(|t| session.tokens.iter().all(|&id| t.is_special(id)));
         Ok(Stream {
             max_tokens: options.max_tokens,
             ignore_eos: options.ignore_eos,

@@ -60,7 +60,9 @@ impl Pieces {
             Decoder::Replace { pattern: Pattern::String(from), content } => self.replace.push((from, content)),
             Decoder::Sequence { decoders } => decoders.into_iter().try_for_each(|d| self.add(d))?,
             Decoder::Strip { content, start, stop: 0 } => self.strip = Some((content, start)),
-            Decoder::Strip { stop, .. } => return Err(format!("its decoder strips {stop} characters at the end of the text, which a stream cannot do")),
+            Decoder::Strip { stop, .. } => {
+                return Err(format!("its decoder strips {stop} characters at the end of the text, which a stream cannot do"));
+            }
         }
         Ok(())
     }

@@ -68,8 +68,7 @@ impl Tokenizer {
     /// When the template is faulty or refuses the messages; its own words are passed on.
     pub fn render_chat(&self, messages: &[Message]) -> Result<String> {
         let template = self.settings.chat_template.as_deref().unwrap_or(PLAIN);
-        let messages: Vec<Value> =
-            messages.iter().map(|m| context! { role => m.role.name(), content => self.guard(&m.content) }).collect();
+        let messages: Vec<Value> = messages.iter().map(|m| context! { role => m.role.name(), content => self.guard(&m.content) }).collect();
         let spelled = |token: Option<u32>| token.and_then(|t| self.spelling(t)).unwrap_or_default();
         let variables = context! {
             messages,

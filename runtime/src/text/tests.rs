@@ -13,9 +13,7 @@ pub(crate) fn byte_level() -> Vec<u8> {
     alphabet.sort_unstable();
     let mut vocab: serde_json::Map<String, Value> = alphabet.iter().enumerate().map(|(i, c)| (c.to_string(), json!(i))).collect();
     vocab.insert("he".into(), json!(256));
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}, "padding": null,
