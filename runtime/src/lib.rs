@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod codec;
+pub mod cpu;
 mod error;
 pub mod model;
 pub mod plan;
