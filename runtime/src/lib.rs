@@ -1,6 +1,7 @@
 //! Hotset runs Mixture-of-Experts language models that are larger than the memory of the device they run on.
 
 pub mod bundle;
+mod candidates;
 pub mod codec;
 pub mod cpu;
 mod error;
