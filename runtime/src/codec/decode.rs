@@ -96,7 +96,8 @@ mod tests {
                             Codec::F16 => top / 1024.0,
                             Codec::Bf16 => top / 128.0,
                             Codec::Q8 => top / 200.0,
-                            Codec::Q4 => top / 7.0,
+                            // The smallest candidate scale clips the side opposite to the extreme at 7/8.6.
+                            Codec::Q4 => top / 5.0,
                         };
                         for (a, b) in got.iter().zip(want) {
                             prop_assert!((a - b).abs() <= tolerance, "{codec} row {r} group {g}: {a} for {b}");

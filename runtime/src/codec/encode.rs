@@ -27,12 +27,8 @@ pub fn encode(layout: Layout, x: &[f32], out: &mut [u8]) {
             let lines = &mut words[g * GROUP / codec.columns_per_word() * LINE..];
             match codec {
                 Codec::F32 => put(lines, lane, group.iter().map(|v| v.to_le_bytes())),
-                Codec::F16 => {
-                    put(lines, lane, group.chunks(2).map(|p| pair(f16::from_f32(p[0]).to_le_bytes(), f16::from_f32(p[1]).to_le_bytes())))
-                }
-                Codec::Bf16 => {
-                    put(lines, lane, group.chunks(2).map(|p| pair(bf16::from_f32(p[0]).to_le_bytes(), bf16::from_f32(p[1]).to_le_bytes())))
-                }
+                Codec::F16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| f16::from_f32(v).to_le_bytes()))),
+                Codec::Bf16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| bf16::from_f32(v).to_le_bytes()))),
                 Codec::Q8 => {
                     let scale = q8_scale(&group);
                     let q = group.map(|v| quantum(v, scale, 127.0).to_le_bytes()[0]);
@@ -50,7 +46,9 @@ pub fn encode(layout: Layout, x: &[f32], out: &mut [u8]) {
     }
 }
 
-fn pair(a: [u8; 2], b: [u8; 2]) -> [u8; 4] {
+/// Two columns in one word, the even one in the low half.
+fn pair(p: &[f32], to: impl Fn(f32) -> [u8; 2]) -> [u8; 4] {
+    let (a, b) = (to(p[0]), to(p[1]));
     [a[0], a[1], b[0], b[1]]
 }
 

@@ -95,7 +95,7 @@ pub struct Attention {
     pub v: Part,
     /// Mixed values `[H·h]` → `[D]`.
     pub o: Part,
-    /// Clamp of the projected q, k and v to `±clip`, before norms.
+    /// Clamp of q, k and v to `±clip`, after their norms and before rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
     /// Normalisation of queries: over each head when its weight has `h` elements, over all heads when it has `H·h`.

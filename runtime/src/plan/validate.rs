@@ -87,10 +87,10 @@ impl Plan {
         let mut owner = vec![None; self.states.len()];
         for (i, step) in self.steps.iter().enumerate() {
             v.step(step, &format!("steps[{i}] ({})", step.name))?;
-            if let Work::Attention(a) = &step.work {
-                if let Some(other) = owner[a.state as usize].replace(i) {
-                    return fail(format!("steps[{i}].state"), format!("state {} already belongs to step {other}", a.state));
-                }
+            if let Work::Attention(a) = &step.work
+                && let Some(other) = owner[a.state as usize].replace(i)
+            {
+                return fail(format!("steps[{i}].state"), format!("state {} already belongs to step {other}", a.state));
             }
         }
         v.norm(&self.head.norm, &[self.width], "head.norm")?;
