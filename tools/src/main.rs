@@ -2,8 +2,11 @@
 
 mod commands;
 mod failure;
+mod measure;
 mod options;
+mod score;
 mod synth;
+mod terminal;
 
 use std::process::ExitCode;
 
