@@ -1,32 +1,38 @@
-//! `hotset`: convert checkpoints to bundles, run them, talk to them, measure them.
+//! The `hotset` command line.
 
 mod checkpoint;
 mod commands;
 mod failure;
 mod import;
+mod synth;
 
-use std::process::ExitCode;
-
-use clap::Parser;
-
-use failure::Failure;
+use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "hotset", version, about = "Runs Mixture-of-Experts language models that are larger than the memory of the device")]
+#[command(name = "hotset", version, about)]
 struct Cli {
     #[command(subcommand)]
-    command: commands::Command,
+    command: Command,
 }
 
-fn main() -> ExitCode {
-    // Usage errors end here with exit code 2, `--help` and `--version` with 0.
-    match Cli::parse().command.run() {
-        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+#[derive(Subcommand)]
+enum Command {
+    Convert(commands::convert::Args),
+    Inspect(commands::inspect::Args),
+    Synth(commands::synth::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::Convert(args) => commands::convert::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Synth(args) => commands::synth::run(args),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
         Err(failure) => {
-            // A sentence that comes from elsewhere may have line breaks; an error is one line.
-            let line = failure.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            eprintln!("error: {line}");
-            ExitCode::FAILURE
+            eprintln!("hotset: {failure}");
+            std::process::ExitCode::FAILURE
         }
     }
 }

@@ -136,7 +136,7 @@ impl<'a> Machine<'a> {
                 }
                 b'X' => {
                     let n = u32::from_le_bytes(self.take()?);
-                    self.text(n.into())?;
+                    self.text(n as usize)?;
                 }
                 b')' => self.push(Value::Tuple(Vec::new())),
                 b't' => {

@@ -117,11 +117,11 @@ mod tests {
 
     #[test]
     fn the_tokens_that_end_an_answer_are_collected() {
-        let files =
-            [("tokenizer.json", tokenizer()), ("generation_config.json", json!({ "eos_token_id": [2, 9, 200] })), (
-                "tokenizer_config.json",
-                json!({ "eos_token": { "content": "<|end|>" } }),
-            )];
+        let files = [
+            ("tokenizer.json", tokenizer()),
+            ("generation_config.json", json!({ "eos_token_id": [2, 9, 200] })),
+            ("tokenizer_config.json", json!({ "eos_token": { "content": "<|end|>" } })),
+        ];
         assert_eq!(read(&files, json!({ "eos_token_id": 5 })).eos, [2, 7, 9]);
         assert_eq!(read(&files[..1], json!({ "eos_token_id": 5 })).eos, [5]);
     }
@@ -147,8 +147,7 @@ mod tests {
     fn templates_in_every_place() {
         let base = ("tokenizer.json", tokenizer());
         let one = ("tokenizer_config.json", json!({ "chat_template": "one" }));
-        let list =
-            json!({ "chat_template": [{ "name": "tool_use", "template": "t" }, { "name": "default", "template": "two" }] });
+        let list = json!({ "chat_template": [{ "name": "tool_use", "template": "t" }, { "name": "default", "template": "two" }] });
         let template = |files: &[(&str, Value)]| read(files, json!({})).chat_template;
         assert_eq!(template(&[base.clone()]), None);
         assert_eq!(template(&[base.clone(), one.clone()]).as_deref(), Some("one"));

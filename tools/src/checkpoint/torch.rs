@@ -29,7 +29,8 @@ fn place(name: &str, w: Window<'_>, stored: &HashMap<&str, Range<usize>>, file: 
     let storage = stored.get(format!("data/{}", w.storage).as_str());
     let storage = storage.ok_or_else(|| format!("the data of tensor {name:?} is missing or compressed"))?;
     let size = w.dtype.bitsize() / 8;
-    let last = w.shape.iter().zip(&w.strides).try_fold(w.offset, |at, (&n, &stride)| at.checked_add(n.checked_sub(1)?.checked_mul(stride)?));
+    let last =
+        w.shape.iter().zip(&w.strides).try_fold(w.offset, |at, (&n, &stride)| at.checked_add(n.checked_sub(1)?.checked_mul(stride)?));
     let held = w.elements.min(storage.len() / size);
     if last.is_none_or(|last| last >= held) {
         let shape = &w.shape;

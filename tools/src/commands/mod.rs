@@ -1,23 +1,5 @@
-//! One file per command.
+//! One file for each command.
 
-mod convert;
-mod inspect;
-
-use crate::failure::Result;
-
-#[derive(clap::Subcommand)]
-pub(crate) enum Command {
-    /// Turn a checkpoint folder into a bundle
-    Convert(convert::Args),
-    /// Show what is in a bundle, or check its integrity
-    Inspect(inspect::Args),
-}
-
-impl Command {
-    pub(crate) fn run(self) -> Result<()> {
-        match self {
-            Command::Convert(args) => convert::run(args),
-            Command::Inspect(args) => inspect::run(args),
-        }
-    }
-}
+pub(crate) mod convert;
+pub(crate) mod inspect;
+pub(crate) mod synth;

@@ -124,11 +124,6 @@ impl<'a> Config<'a> {
         if self.flag(key, only)? == only { Ok(()) } else { Err(self.unsupported(key, &format!("{}", !only))) }
     }
 
-    /// Fails when `key` is set at all.
-    pub(crate) fn refuse(&self, key: &str) -> Result<()> {
-        self.get(key).map_or(Ok(()), |v| Err(self.unsupported(key, &v.to_string())))
-    }
-
     pub(crate) fn unsupported(&self, key: &str, what: &str) -> Failure {
         Failure::new(format!("config.json: {}{key} asks for {what}, which this version of hotset does not support", self.prefix()))
     }

@@ -51,7 +51,8 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
         let shared = match shared {
             None => None,
             Some(s) => {
-                let (gate_up, down) = (format!("{layer}.shared_mlp.input_linear.weight"), format!("{layer}.shared_mlp.output_linear.weight"));
+                let (gate_up, down) =
+                    (format!("{layer}.shared_mlp.input_linear.weight"), format!("{layer}.shared_mlp.output_linear.weight"));
                 Some(fused_ffn(b, &format!("{step}.shared"), &gate_up, &down, s)?)
             }
         };

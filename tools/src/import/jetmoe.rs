@@ -1,8 +1,6 @@
 //! JetMoE: routed attention (each expert brings its own queries and output projection) and routed feed-forward layers.
 
-use hotset::plan::{
-    Attention, AttentionKind, Expert, Ffn, Head, Linear, Part, Score, State, Step, Work,
-};
+use hotset::plan::{Attention, AttentionKind, Expert, Ffn, Head, Linear, Part, Score, State, Step, Work};
 
 use super::builder::Builder;
 use super::config::Config;

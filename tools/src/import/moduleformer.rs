@@ -1,8 +1,6 @@
 //! ModuleFormer (MoLM): stick-breaking attention whose queries and outputs are routed, routed feed-forward layers, no positions.
 
-use hotset::plan::{
-    Activation, Attention, AttentionKind, Expert, Ffn, Head, Linear, Part, Routed, Score, State, Step, Work,
-};
+use hotset::plan::{Activation, Attention, AttentionKind, Expert, Ffn, Head, Linear, Part, Routed, Score, State, Step, Work};
 
 use super::builder::Builder;
 use super::config::Config;
@@ -27,7 +25,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let (head_dim, hidden) = (inner / heads, config.size("ffd_hidden")?);
     let attention_gate = Gate::read(&config, width, "n_att_experts", "k_att")?;
     let ffn_gate = Gate::read(&config, width, "n_mlp_experts", "k_mlp")?;
-    let activation = if config.get("activation_function").is_some() { config.activation("activation_function")? } else { Activation::GeluTanh };
+    let activation =
+        if config.get("activation_function").is_some() { config.activation("activation_function")? } else { Activation::GeluTanh };
     // With one head as wide as the model, keys and values are the normalised input itself.
     let identity = inner == width && heads == 1;
 

@@ -69,6 +69,13 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// The tensor that holds the values, for messages.
+    pub(crate) fn tensor(&self) -> &str {
+        match self {
+            Source::Slice(slice) | Source::Directions { of: slice, .. } => &slice.tensor,
+        }
+    }
+
     /// Reads rows `rows` of a matrix with `cols` columns (a vector has one row) to `out`, row-major.
     pub(crate) fn read(&self, checkpoint: &Checkpoint, rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
         match self {

@@ -1,0 +1,70 @@
+//! Random tiny bundles, built straight from the plan's types: every option of the vocabulary turns up within a few seeds.
+
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "shared by several test programs, none of which uses everything")]
+
+mod random;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hotset::bundle::{Bundle, BundleWriter, FORMAT, Manifest, Provenance, RecordLayout, TensorInfo};
+use hotset::codec::{Codec, encode};
+use hotset::plan::{Name, Plan};
+
+pub use random::{Random, plan};
+
+/// A plan together with its dense tensors, not yet written.
+pub struct Model {
+    pub plan: Plan,
+    pub tensors: BTreeMap<Name, TensorInfo>,
+    /// Row-major values of each tensor.
+    pub values: BTreeMap<Name, Vec<f32>>,
+}
+
+impl Model {
+    /// Stores the model in `dir` and opens it; records are filled with random weights.
+    pub fn write(&self, dir: &Path, seed: u64) -> Bundle {
+        let path = dir.join(format!("{seed}.hotset"));
+        let manifest = Manifest {
+            format: FORMAT,
+            plan: self.plan.clone(),
+            tensors: self.tensors.clone(),
+            text: None,
+            provenance: Provenance::default(),
+            hashes: BTreeMap::new(),
+            fingerprint: String::new(),
+        };
+        let mut random = Random::new(seed ^ 0x5eed);
+        let mut writer = BundleWriter::create(&path, manifest, None).unwrap();
+        for entry in writer.entries().to_vec() {
+            if let Some(info) = self.tensors.get(&entry.name) {
+                writer.write(&entry.name, &stored(info, &self.values[&entry.name])).unwrap();
+            } else if let Some(pool) = self.plan.pools.iter().find(|p| entry.name.rsplit_once('.').is_some_and(|(n, _)| n == p.name)) {
+                let layout = RecordLayout::of(pool, self.plan.width).unwrap();
+                let mut bytes = vec![0; layout.bytes];
+                for &(_, matrix, at) in &layout.matrices {
+                    let values = random.values(matrix.rows * matrix.cols, 1.0 / (matrix.cols as f32).sqrt());
+                    encode(matrix, &values, &mut bytes[at..at + matrix.bytes()]);
+                }
+                writer.write(&entry.name, &bytes).unwrap();
+            }
+        }
+        writer.finish().unwrap();
+        Bundle::open(&path).unwrap()
+    }
+}
+
+/// Bytes of a dense tensor as the file holds them.
+fn stored(info: &TensorInfo, values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; info.bytes().unwrap()];
+    match info.layout() {
+        Some(layout) => encode(layout, values, &mut bytes),
+        None => bytes[..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values)),
+    }
+    bytes
+}
+
+/// The random bundle of `seed`, all its matrices in `codec`.
+pub fn bundle(dir: &Path, seed: u64, codec: Codec) -> Bundle {
+    plan(seed, codec).write(dir, seed)
+}
