@@ -6,9 +6,9 @@ mod support;
 
 use std::sync::Arc;
 
+use hotset::Error;
 use hotset::bundle::Bundle;
 use hotset::codec::Codec;
-use hotset::Error;
 use hotset::cpu::CpuModel;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::model::{Best, Model, Output, RunOptions, Want};
@@ -81,11 +81,8 @@ fn batches_and_threads_do_not_change_a_bit() {
     for seed in 0..40 {
         let bundle = bundle(seed, Codec::ALL[seed as usize % 5]);
         let tokens = Random::new(seed).tokens(75, bundle.plan().vocab);
-        let options = [
-            WHOLE,
-            RunOptions { stick_epsilon: 0.01, ..WHOLE },
-            RunOptions { context: 37, slide: true, stick_epsilon: 0.0 },
-        ][seed as usize % 3];
+        let options = [WHOLE, RunOptions { stick_epsilon: 0.01, ..WHOLE }, RunOptions { context: 37, slide: true, stick_epsilon: 0.0 }]
+            [seed as usize % 3];
         let want = run(&CpuModel::new(bundle.clone(), Some(1)).unwrap(), options, &tokens, 1);
         for (threads, pieces) in [(1, 75), (2, 1), (2, 40), (3, 7), (5, 75)] {
             let got = run(&CpuModel::new(bundle.clone(), Some(threads)).unwrap(), options, &tokens, pieces);
@@ -133,7 +130,10 @@ fn damaged_weights_are_an_error_and_leave_the_run_as_it_was() {
         // One token's embedding is not a number; every other token works, since the head has a matrix of its own.
         let mut model = (0..).map(|seed| support::plan(seed, codec)).find(|m| m.plan.head.output.weight != "embedding").unwrap();
         let width = model.plan.width as usize;
-        model.tensors.insert("embedding".into(), hotset::bundle::TensorInfo::Matrix { rows: model.plan.vocab, cols: width as u32, codec: Codec::F32 });
+        model.tensors.insert(
+            "embedding".into(),
+            hotset::bundle::TensorInfo::Matrix { rows: model.plan.vocab, cols: width as u32, codec: Codec::F32 },
+        );
         model.values.get_mut("embedding").unwrap()[4 * width + 1] = f32::NAN;
         let bundle = Arc::new(model.write(dir.path(), codec as u64));
         let fast = CpuModel::new(bundle, Some(2)).unwrap();

@@ -3,8 +3,8 @@
 use hotset::bundle::TensorInfo;
 use hotset::codec::Codec;
 use hotset::plan::{
-    Activation, Attention, AttentionKind, Embedding, Expert, Ffn, Head, Linear, Name, Norm, Part, Plan, Pool, Rotation, Routed, Router, Rule,
-    Score, Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,
+    Activation, Attention, AttentionKind, Embedding, Expert, Ffn, Head, Linear, Name, Norm, Part, Plan, Pool, Rotation, Routed, Router,
+    Rule, Score, Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,
 };
 
 use super::Model;
@@ -79,7 +79,13 @@ pub fn plan(seed: u64, codec: Codec) -> Model {
     }
     d.model.plan.head.norm = d.norm("final", width);
     for i in 0..2 + d.random.below(3) {
-        let attention = if i == 0 { true } else if i == 1 { false } else { d.random.coin() };
+        let attention = if i == 0 {
+            true
+        } else if i == 1 {
+            false
+        } else {
+            d.random.coin()
+        };
         let step = if attention { d.attention(i) } else { d.ffn(i) };
         d.model.plan.steps.push(step);
     }
@@ -150,10 +156,8 @@ impl Draw {
                 centroids: self.matrix(&format!("{step}.router.centroids"), experts, hidden),
             },
         };
-        let select = Select {
-            by: self.random.pick(&[Value::Logit, Value::Softmax]),
-            rule: Rule::TopK { k: 1 + self.random.below(experts.min(4)) },
-        };
+        let select =
+            Select { by: self.random.pick(&[Value::Logit, Value::Softmax]), rule: Rule::TopK { k: 1 + self.random.below(experts.min(4)) } };
         let by = self.random.pick(&[Value::Softmax, Value::SoftmaxSelected, Value::Logit]);
         // Logits may sum to nearly nothing, which no tolerance survives.
         let weigh = Weigh { by, normalise: by != Value::Logit && self.random.coin(), scale: self.random.pick(&[1.0, 2.5]) };

@@ -18,8 +18,7 @@ pub(super) struct Neon<const DOT: bool>(());
 
 impl<const DOT: bool> Neon<DOT> {
     pub(super) fn detect() -> Option<&'static Neon<DOT>> {
-        let found =
-            std::arch::is_aarch64_feature_detected!("neon") && (!DOT || std::arch::is_aarch64_feature_detected!("dotprod"));
+        let found = std::arch::is_aarch64_feature_detected!("neon") && (!DOT || std::arch::is_aarch64_feature_detected!("dotprod"));
         found.then_some(&Neon(()))
     }
 }
@@ -82,12 +81,7 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         let w = words(w);
         [
             [half(vmovn_u32(w[0])), half(vmovn_u32(w[1])), half(vmovn_u32(w[2])), half(vmovn_u32(w[3]))],
-            [
-                half(vshrn_n_u32::<16>(w[0])),
-                half(vshrn_n_u32::<16>(w[1])),
-                half(vshrn_n_u32::<16>(w[2])),
-                half(vshrn_n_u32::<16>(w[3])),
-            ],
+            [half(vshrn_n_u32::<16>(w[0])), half(vshrn_n_u32::<16>(w[1])), half(vshrn_n_u32::<16>(w[2])), half(vshrn_n_u32::<16>(w[3]))],
         ]
     }
 
