@@ -1,9 +1,37 @@
-//! Why a command failed: one sentence for stderr.
+//! Why a command failed: one sentence for a person, and whether to say it at all.
 
-/// A failed command.
+use std::io;
+
+/// Result of a command.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// A command's failure. Its text is one sentence with the way out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The library refused.
+    /// The library's error.
     #[error(transparent)]
     Hotset(#[from] hotset::Error),
+    /// The tool's own.
+    #[error("{0}")]
+    Message(String),
+    /// The reader of our output went away, as `head` does: not worth a word.
+    #[error("the output was closed")]
+    Closed,
+}
+
+impl Failure {
+    /// A failure that says `message`.
+    pub(crate) fn new(message: impl Into<String>) -> Failure {
+        Failure::Message(message.into())
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// For reading and writing the standard streams; files have paths to name, see [`hotset::Error::Io`].
+    fn from(e: io::Error) -> Failure {
+        match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Closed,
+            _ => Failure::Message(format!("input or output failed: {e}")),
+        }
+    }
 }

@@ -1,32 +1,46 @@
-//! The `hotset` command line.
+//! `hotset`: convert checkpoints to bundles, run them, talk to them, measure them.
 
+mod checkpoint;
 mod commands;
 mod failure;
+mod import;
+mod measure;
+mod options;
+mod score;
 mod synth;
+mod terminal;
 
-use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use failure::Failure;
 
 #[derive(Parser)]
-#[command(name = "hotset", version, about)]
+#[command(name = "hotset", version, about = "Runs Mixture-of-Experts language models that are larger than the memory of the device")]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: commands::Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Synth(commands::synth::Args),
-}
-
-fn main() -> std::process::ExitCode {
-    let result = match Cli::parse().command {
-        Command::Synth(args) => commands::synth::run(args),
-    };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+fn main() -> ExitCode {
+    // Usage errors end here with exit code 2, `--help` and `--version` with 0.
+    let cli = Cli::parse();
+    start_logging();
+    match cli.command.run() {
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("hotset: {failure}");
-            std::process::ExitCode::FAILURE
+            // A sentence that comes from elsewhere may have line breaks; an error is one line.
+            let line = failure.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            eprintln!("error: {line}");
+            ExitCode::FAILURE
         }
+    }
+}
+
+/// `HOTSET_LOG=debug` (or any filter of `tracing`) writes what the engine does to stderr; silent otherwise.
+fn start_logging() {
+    if let Ok(filter) = std::env::var("HOTSET_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
 }

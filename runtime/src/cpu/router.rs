@@ -4,7 +4,7 @@ use super::batch::{Batch, Forms, Slab, View, groups_of};
 use super::context::{Context, Weights};
 use super::product::{Job, expand};
 use super::routes::Routes;
-use crate::codec::{Codec, GROUP};
+use crate::codec::Codec;
 use crate::error::Result;
 use crate::plan::{Pool, Router, Rule, Score, Value};
 
@@ -128,6 +128,7 @@ fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::GROUP;
     use proptest::prelude::*;
 
     proptest! {

@@ -1,0 +1,159 @@
+//! The engine: a bundle made ready on a device, shared by all its sessions.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::bundle::{Bundle, Manifest};
+use crate::cpu::CpuModel;
+use crate::cpu::reference::ReferenceModel;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, GpuModel, GpuOptions, adapters};
+use crate::model::{Model, Report};
+use crate::plan::Plan;
+use crate::session::{Session, SessionOptions};
+use crate::text::Tokenizer;
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// A hardware GPU if there is one that can hold the model, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// Any GPU, hardware first; a software adapter where there is no other.
+    Gpu,
+    /// The first GPU whose name contains this, upper and lower case alike. Software adapters count.
+    Named(String),
+    /// The plain executor that others are tested against: exact, slow, one thread.
+    Reference,
+}
+
+impl FromStr for Device {
+    type Err = std::convert::Infallible;
+
+    /// `auto`, `cpu`, `gpu`, `reference`; everything else is a part of an adapter's name.
+    fn from_str(s: &str) -> std::result::Result<Device, Self::Err> {
+        Ok(match s {
+            "auto" => Device::Auto,
+            "cpu" => Device::Cpu,
+            "gpu" => Device::Gpu,
+            "reference" => Device::Reference,
+            name => Device::Named(name.to_owned()),
+        })
+    }
+}
+
+/// How to open a bundle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Where to run it.
+    pub device: Device,
+    /// Threads on the CPU; by default one for each core this process may use.
+    pub threads: Option<usize>,
+}
+
+/// A bundle made ready on one device. Clones are the same engine; it is `Send` and `Sync`.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    bundle: Arc<Bundle>,
+    model: Box<dyn Model>,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("bundle", &self.0.bundle).field("report", &self.report()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the bundle at `path` and makes it ready on a device.
+    ///
+    /// # Errors
+    /// When the file is not a usable bundle, there is no such device, or the device has no room for the model.
+    pub fn open(path: impl AsRef<Path>, options: &EngineOptions) -> Result<Engine> {
+        if options.threads == Some(0) {
+            return Err(Error::Input("0 threads cannot compute anything; give 1 or more".into()));
+        }
+        let bundle = Arc::new(Bundle::open(path)?);
+        let model = ready(&bundle, options)?;
+        Engine::with_model(bundle, model)
+    }
+
+    pub(crate) fn with_model(bundle: Arc<Bundle>, model: Box<dyn Model>) -> Result<Engine> {
+        let tokenizer = Tokenizer::of(&bundle)?;
+        let engine = Engine(Arc::new(Inner { bundle, model, tokenizer }));
+        tracing::info!(bundle = %engine.bundle().path().display(), device = engine.report().device, "ready");
+        Ok(engine)
+    }
+
+    /// Starts a conversation. Sessions of one engine share the weights and nothing else.
+    ///
+    /// # Errors
+    /// When an option is out of range or the device has no room for the caches.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        Session::start(self.clone(), options)
+    }
+
+    /// The file behind it.
+    pub fn bundle(&self) -> &Bundle {
+        &self.0.bundle
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        self.0.bundle.manifest()
+    }
+
+    /// What the model computes.
+    pub fn plan(&self) -> &Plan {
+        self.0.bundle.plan()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When the bundle has none: such a model runs on token ids only.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = || Error::Text("this bundle has no tokenizer: it runs on token ids only".into());
+        self.0.tokenizer.as_ref().ok_or_else(missing)
+    }
+
+    /// What runs where.
+    pub fn report(&self) -> Report {
+        self.0.model.report()
+    }
+
+    pub(crate) fn model(&self) -> &dyn Model {
+        self.0.model.as_ref()
+    }
+}
+
+/// Makes `bundle` ready on the device that `options` ask for.
+fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    match &options.device {
+        Device::Cpu => cpu(bundle, options),
+        Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
+        Device::Gpu => gpu(bundle, AdapterChoice::Any),
+        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone())),
+        Device::Auto if adapters().iter().any(|a| a.hardware && a.unusable.is_none()) => {
+            gpu(bundle, AdapterChoice::Hardware).or_else(|e| {
+                tracing::warn!("the GPU is left aside: {e}");
+                cpu(bundle, options)
+            })
+        }
+        Device::Auto => cpu(bundle, options),
+    }
+}
+
+fn cpu(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?))
+}
+
+fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice) -> Result<Box<dyn Model>> {
+    Ok(Box::new(GpuModel::new(bundle.clone(), &GpuOptions { adapter, ..GpuOptions::default() })?))
+}

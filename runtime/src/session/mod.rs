@@ -1,0 +1,221 @@
+//! Sessions: one conversation on a device, token by token.
+
+mod cancel;
+mod chat;
+mod sampler;
+mod sampling;
+mod stop;
+mod stream;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::model::{Output, Run, RunOptions, Want};
+
+pub use cancel::CancelToken;
+pub use chat::Chat;
+pub use sampling::Sampling;
+pub use stream::{Completion, GenerateOptions, Statistics, StopReason, Stream, Token};
+
+/// Context of a session that asks for none, where the model allows it: enough for a conversation, small enough for a phone.
+pub const DEFAULT_CONTEXT: usize = 4096;
+/// Longest context a session may ask for.
+pub const MAX_CONTEXT: usize = 1 << 24;
+/// Most tokens handed to the device at once: how far apart the looks at a [`CancelToken`] are while a prompt is read.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// What to do when a conversation grows beyond its context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// Refuse tokens that do not fit; a generation that fills the context ends with [`StopReason::Context`].
+    #[default]
+    Error,
+    /// Forget the oldest tokens: attention sees the last `context` tokens only. Nothing is recomputed, positions go on counting.
+    Slide,
+}
+
+/// How a session keeps its conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionOptions {
+    /// Tokens the caches hold. By default what the model was trained for, at most [`DEFAULT_CONTEXT`]. More than the model was trained
+    /// for is allowed; answers get worse there.
+    pub context: Option<usize>,
+    /// What to do when they are full.
+    pub overflow: Overflow,
+    /// Stick-breaking attention stops looking back once less than this much of the stick is left; 0 is exact. In [0, 1).
+    pub stick_epsilon: f32,
+}
+
+/// One conversation: the tokens so far, and the caches of the model that reads them.
+///
+/// Everything appended or generated belongs to [`tokens`](Self::tokens) at once. The model reads tokens later, when a generation needs
+/// them; [`read`](Self::read) says how far it is. After an error, or after a generation was cancelled, what was appended and generated so
+/// far is still there and the next generation goes on from it; [`truncate`](Self::truncate) takes it back.
+pub struct Session {
+    engine: Engine,
+    run: Box<dyn Run>,
+    /// The whole conversation; the model has read the first `run.position()`.
+    tokens: Vec<u32>,
+    context: usize,
+    overflow: Overflow,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("tokens", &self.tokens.len())
+            .field("read", &self.read())
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub(crate) fn start(engine: Engine, options: &SessionOptions) -> Result<Session> {
+        let trained = engine.plan().context.map_or(DEFAULT_CONTEXT, |c| c as usize);
+        let context = options.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+        if context == 0 || context > MAX_CONTEXT {
+            return Err(Error::Input(format!("a context of {context} tokens is impossible; choose 1 to {MAX_CONTEXT}")));
+        }
+        let stick_epsilon = options.stick_epsilon;
+        if !(0.0..1.0).contains(&stick_epsilon) {
+            return Err(Error::Input(format!("a stick epsilon of {stick_epsilon} is impossible; choose 0 (exact) or a little more")));
+        }
+        let slide = options.overflow == Overflow::Slide;
+        let run = engine.model().start(RunOptions { context, slide, stick_epsilon })?;
+        Ok(Session { engine, run, tokens: Vec::new(), context, overflow: options.overflow })
+    }
+
+    /// What this session runs on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The conversation: prompts and answers, special tokens included.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// How many of [`tokens`](Self::tokens) the model has read.
+    pub fn read(&self) -> usize {
+        self.run.position()
+    }
+
+    /// Tokens the caches hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Adds token ids to the conversation.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary or the conversation does not fit the context; nothing is added then.
+    pub fn append(&mut self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.engine.plan().vocab;
+        if let Some(id) = tokens.iter().find(|t| **t >= vocab) {
+            return Err(Error::Input(format!("token {id} is not in the vocabulary; this model's tokens are 0 to {}", vocab - 1)));
+        }
+        self.check_room(self.tokens.len() + tokens.len())?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    /// Adds text to the conversation. At its very beginning a beginning-of-sequence token comes first, if the model wants one.
+    /// Special tokens spelled in the text become those tokens; text of strangers belongs in a [`Chat`].
+    ///
+    /// # Errors
+    /// When the bundle has no tokenizer, the text cannot be encoded, or it does not fit the context; nothing is added then.
+    pub fn append_text(&mut self, text: &str) -> Result<()> {
+        let tokenizer = self.engine.tokenizer()?;
+        let bos = tokenizer.bos().filter(|_| self.tokens.is_empty() && !text.is_empty());
+        let tokens: Vec<u32> = bos.into_iter().chain(tokenizer.encode(text)?).collect();
+        self.append(&tokens)
+    }
+
+    /// Forgets everything after the first `len` tokens. Free for tokens the model has not read; else it reads the rest of the
+    /// conversation again, at the next generation.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        if self.tokens.len() < self.run.position() {
+            self.run.reset();
+        }
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Adds `tokens` and returns the logits after each of them, `[tokens, V]`, row after row. The model has read everything then.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append), when there are no tokens, or when the device fails.
+    pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(empty());
+        }
+        let before = self.tokens.len();
+        self.append(tokens)?;
+        let result = self.read_with_logits(before);
+        if result.is_err() {
+            self.tokens.truncate(before.max(self.run.position()));
+        }
+        result
+    }
+
+    fn read_with_logits(&mut self, from: usize) -> Result<Vec<f32>> {
+        while self.run.position() < from {
+            let start = self.run.position();
+            self.run.forward(&self.tokens[start..from.min(start + PREFILL_CHUNK)], Want::Nothing)?;
+        }
+        let mut rows = Vec::with_capacity((self.tokens.len() - from) * self.engine.plan().vocab as usize);
+        for chunk in self.tokens[from..].chunks(PREFILL_CHUNK) {
+            match self.run.forward(chunk, Want::All)? {
+                Output::Logits(logits) => rows.extend(logits),
+                _ => return Err(no_answer()),
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Continues the conversation, giving each token to `sink` as soon as it is there.
+    ///
+    /// The tokens become part of the conversation, the one that ended the answer included.
+    ///
+    /// # Errors
+    /// When there is nothing to continue, an option is out of range, the conversation has filled the context already, or the device
+    /// fails.
+    pub fn generate(&mut self, options: &GenerateOptions, mut sink: impl FnMut(Token)) -> Result<Completion> {
+        let mut stream = self.stream(options)?;
+        for token in &mut stream {
+            sink(token?);
+        }
+        Ok(stream.finish())
+    }
+
+    /// Continues the conversation as an iterator over its tokens. Dropping it stops the generation.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); failures of the device come from the iterator.
+    pub fn stream(&mut self, options: &GenerateOptions) -> Result<Stream<'_>> {
+        Stream::new(self, options)
+    }
+
+    /// Whether a conversation of `needed` tokens fits.
+    fn check_room(&self, needed: usize) -> Result<()> {
+        match self.overflow {
+            Overflow::Error if needed > self.context => Err(Error::Context { needed, available: self.context }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn empty() -> Error {
+    Error::Input("the prompt is empty; give it at least one token".into())
+}
+
+fn no_answer() -> Error {
+    Error::Device("the device did not return what was asked for; this is a defect of hotset, please report it".into())
+}
+
+#[cfg(test)]
+mod tests;

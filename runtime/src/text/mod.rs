@@ -1,0 +1,122 @@
+//! Text: tokenizer, incremental detokenisation, chat templates.
+
+mod clock;
+mod pieces;
+mod template;
+mod utf8;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::bundle::{self, Bundle};
+use crate::error::{Error, Result};
+
+use pieces::Pieces;
+
+pub use template::{Message, Role};
+pub(crate) use utf8::Utf8Stream;
+
+/// The tokenizer of a bundle, with what the bundle says about its use.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    pieces: Pieces,
+    settings: bundle::Text,
+    /// Spellings of all special tokens, longest first.
+    specials: Vec<String>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// The tokenizer of `bundle`, or `None` when it has none.
+    ///
+    /// # Errors
+    /// When the file in the bundle is not a tokenizer, not one that can stream, or has more tokens than the model.
+    pub fn of(bundle: &Bundle) -> Result<Option<Tokenizer>> {
+        let parts = bundle.tokenizer().zip(bundle.manifest().text.clone());
+        parts.map(|(json, settings)| Tokenizer::new(json, settings, bundle.plan().vocab)).transpose()
+    }
+
+    /// Reads `tokenizer.json` for a model of `vocab` tokens.
+    pub(crate) fn new(json: &[u8], settings: bundle::Text, vocab: u32) -> Result<Tokenizer> {
+        let wrong = |what: String| Error::Text(format!("the bundle's tokenizer cannot be used: {what}; convert the checkpoint again"));
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(wrong)?;
+        // A training-time length limit, or padding, would silently change prompts.
+        inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?.with_padding(None);
+        let pieces = Pieces::parse(json).map_err(wrong)?;
+        let largest = inner.get_vocab(true).into_values().chain(settings.bos).chain(settings.eos.iter().copied()).max();
+        if let Some(id) = largest.filter(|id| *id >= vocab) {
+            return Err(wrong(format!("it has token {id}, the model's tokens end at {}", vocab - 1)));
+        }
+        let added = inner.get_added_tokens_decoder();
+        let mut specials: Vec<String> = added.values().filter(|t| t.special && !t.content.is_empty()).map(|t| t.content.clone()).collect();
+        specials.sort_by_key(|s| std::cmp::Reverse(s.len()));
+        Ok(Tokenizer { inner, pieces, settings, specials })
+    }
+
+    /// Token ids of `text`, without a beginning-of-sequence token. Special tokens spelled in it, such as `<|im_start|>`, become those
+    /// tokens: this is how prompts in a model's own format are written by hand. Do not put text of strangers here; a
+    /// [`Chat`](crate::Chat) keeps it apart.
+    ///
+    /// # Errors
+    /// When the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.inner.encode_fast(text, false));
+        Ok(encoding.map_err(|e| Error::Text(format!("the tokenizer cannot encode this text: {e}")))?.get_ids().to_vec())
+    }
+
+    /// The text of `tokens`: special tokens are left out, bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut bytes = Vec::new();
+        tokens.iter().for_each(|&t| self.bytes(t, &mut bytes));
+        String::from_utf8_lossy(&bytes[self.leading(&bytes)..]).into_owned()
+    }
+
+    /// The beginning-of-sequence token, if plain prompts begin with one.
+    pub fn bos(&self) -> Option<u32> {
+        self.settings.bos.filter(|_| self.settings.add_bos)
+    }
+
+    /// The tokens that end an answer.
+    pub fn eos(&self) -> &[u32] {
+        &self.settings.eos
+    }
+
+    /// How the vocabulary spells `token`.
+    pub fn spelling(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
+    /// Whether `token` has a meaning instead of a text.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&token).is_some_and(|t| t.special)
+    }
+
+    /// Appends the bytes `token` stands for; nothing for special tokens and ids without a spelling.
+    pub(crate) fn bytes(&self, token: u32, out: &mut Vec<u8>) {
+        if !self.is_special(token)
+            && let Some(spelling) = self.spelling(token)
+        {
+            self.pieces.bytes(&spelling, out);
+        }
+    }
+
+    /// How many leading bytes of `text`, when nothing stands before it, are an artefact of the tokenizer.
+    pub(crate) fn leading(&self, text: &[u8]) -> usize {
+        self.pieces.leading(text)
+    }
+}
+
+/// Runs code that is known to panic on some malformed tokenizer files.
+fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("its parts contradict each other".into()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

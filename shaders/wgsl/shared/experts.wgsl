@@ -1,0 +1,42 @@
+// Matrices of experts: records sit in the slots of a slab, a table says which slot holds which expert of which pool.
+struct Matrix {
+    words: u32, // first line, from the start of the record, in vec4
+    scales: u32, // first scales, likewise
+}
+
+struct Params {
+    first: Matrix, // the only one, or the gate
+    second: Matrix, // gated: up
+    chunks: u32, // of 8 columns in a row
+    panels: u32,
+    activation: u32,
+    routes: u32, // of all tokens: entries of `ids`
+    share: u32, // consecutive routes that read one row of x: the routes of a token, or 1
+    x_stride: u32, // between rows of x, in vec4
+    y_stride: u32, // between rows of y, in vec4
+    table: u32, // the pool's first entry of `slot_of`
+    first_slot: u32, // of the window that is bound
+    slots: u32, // in the window
+    slot_stride: u32, // in vec4
+}
+
+var<immediate> params: Params;
+
+@group(0) @binding(0) var<storage, read> weights: array<vec4u>; // [slots, record], one window of a slab
+@group(0) @binding(1) var<storage, read> slot_of: array<u32>; // [pool, expert]
+@group(0) @binding(2) var<storage, read> ids: array<u32>; // [tokens, routes]: expert of each route
+@group(0) @binding(3) var<storage, read> x: array<vec4f>; // [tokens or routes, padded columns]
+@group(0) @binding(4) var<storage, read_write> y: array<vec4f>; // [routes, padded rows]
+
+// Slot of an expert inside the window; `params.slots` or more when it is elsewhere.
+fn slot(expert: u32) -> u32 {
+    return slot_of[params.table + expert] - params.first_slot;
+}
+
+fn words_of(m: Matrix, slot: u32, panel: u32) -> u32 {
+    return slot * params.slot_stride + m.words + panel * params.chunks * LINES * 4u;
+}
+
+fn scales_of(m: Matrix, slot: u32, panel: u32) -> u32 {
+    return slot * params.slot_stride + m.scales + panel * (params.chunks >> 2u) * 2u;
+}
