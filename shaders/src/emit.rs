@@ -21,7 +21,9 @@ pub(crate) fn interface(module: &Module, kernel: &str) -> Result<Interface, Stri
     for (_, v) in module.global_variables.iter() {
         let name = v.name.clone().unwrap_or_default();
         match (v.space, &v.binding) {
-            (AddressSpace::Storage { access }, Some(b)) if b.group == 0 => buffers.push((b.binding, name, access.contains(StorageAccess::STORE))),
+            (AddressSpace::Storage { access }, Some(b)) if b.group == 0 => {
+                buffers.push((b.binding, name, access.contains(StorageAccess::STORE)))
+            }
             (AddressSpace::Immediate, _) => params = Some(v.ty),
             (AddressSpace::WorkGroup | AddressSpace::Private, _) => {}
             (space, _) => return Err(format!("variable {name:?} in {space:?}; kernels use storage buffers of group 0 and immediates")),

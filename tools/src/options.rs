@@ -1,1 +1,110 @@
 //! Flags that several commands share.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, Sampling, Session, SessionOptions};
+
+use crate::failure::{Failure, Result};
+
+/// File name of the demo bundle.
+const DEMO: &str = "molm-demo.hotset";
+
+/// Where to run.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// auto, cpu, gpu, reference, or a part of an adapter's name (see `hotset devices`)
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: Device,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+impl DeviceArgs {
+    /// Opens `bundle` on the device.
+    pub(crate) fn open(&self, bundle: &Path) -> Result<Engine> {
+        Ok(Engine::open(bundle, &EngineOptions { device: self.device.clone(), threads: self.threads })?)
+    }
+
+    /// Threads that compute on the CPU.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// How much of a conversation is kept.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    /// Tokens to keep [default: what the model was trained for, at most 4096]
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+    /// Forget the oldest tokens when the context is full, instead of stopping
+    #[arg(long)]
+    slide: bool,
+}
+
+impl ContextArgs {
+    /// Starts a session.
+    pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
+        let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
+        Ok(engine.session(&SessionOptions { context: self.context, overflow, ..SessionOptions::default() })?)
+    }
+}
+
+/// How tokens are chosen. Defaults differ between commands, so every flag is optional here.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling (in this order)")]
+pub(crate) struct SamplingArgs {
+    /// Divide logits of recent tokens by this; 1.1 is usual, 1 is off
+    #[arg(long, value_name = "X")]
+    repeat_penalty: Option<f32>,
+    /// How many recent tokens that are
+    #[arg(long, value_name = "N")]
+    repeat_last: Option<usize>,
+    /// Keep the N likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// 0 takes the likeliest token always; larger is more varied
+    #[arg(long, value_name = "T")]
+    temp: Option<f32>,
+    /// Keep the likeliest tokens that have this probability together
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keep tokens at least this many times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Same seed, same text
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End the answer before this text (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// What was asked for, `default` where nothing was.
+    pub(crate) fn options(&self, max_tokens: usize, default: Sampling) -> GenerateOptions {
+        let sampling = Sampling {
+            temperature: self.temp.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
+            repeat_last: self.repeat_last.unwrap_or(default.repeat_last),
+            seed: self.seed.unwrap_or(default.seed),
+        };
+        GenerateOptions { max_tokens, sampling, stop: self.stop.clone(), ..GenerateOptions::default() }
+    }
+}
+
+/// The bundle that was named, or the demo bundle: beside the program, or in the source tree it was built from.
+pub(crate) fn bundle_or_demo(named: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(DEMO)));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo").join(DEMO);
+    let found = beside.into_iter().chain([source]).find(|p| p.is_file());
+    found.ok_or_else(|| Failure::new(format!("no bundle was named, and the demo bundle {DEMO} is not beside the program; name a bundle")))
+}

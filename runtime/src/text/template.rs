@@ -21,7 +21,8 @@ const SPLIT: char = '\u{fdd0}';
 const FUEL: u64 = 50_000_000;
 
 /// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The application: how to behave.
     System,
@@ -42,7 +43,7 @@ impl Role {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Message {
     /// Who says it.
     pub role: Role,

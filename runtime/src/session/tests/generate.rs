@@ -76,7 +76,7 @@ fn cancelling_stops_at_once_and_keeps_the_session() {
         .generate(&options, |_| {
             seen += 1;
             if seen == 3 {
-                cancel.cancel()
+                cancel.cancel();
             }
         })
         .unwrap();

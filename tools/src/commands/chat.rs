@@ -1,0 +1,170 @@
+//! `hotset chat`: talk to a model.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hotset::{CancelToken, Chat, Completion, Engine, GenerateOptions, Sampling, StopReason};
+
+use super::run::summary;
+use crate::failure::{Failure, Result};
+use crate::options::{ContextArgs, DeviceArgs, SamplingArgs, bundle_or_demo};
+use crate::terminal::{Input, Line};
+
+const HELP: &str = "\
+/system TEXT  tell the model how to behave; without TEXT, nothing
+/reset        forget the conversation
+/stats        how fast the last answer was, and how full the context is
+/save FILE    write the conversation as JSON messages
+/help         this
+/quit         leave (or Ctrl-D)
+A line that ends in \\ goes on in the next. Ctrl-C stops an answer.";
+
+/// Talk to a model
+///
+/// Each line is a message; a line that ends in `\` goes on in the next; `/help` lists commands. A bundle without a chat template holds a
+/// model that continues text: it continues what you write. In a pipe, each line is a message and the answers go to stdout.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Bundle to run [default: the demo bundle]
+    bundle: Option<PathBuf>,
+    /// Tell the model how to behave
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of one answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    context: ContextArgs,
+    /// Defaults here: --temp 0.8 --top-k 40 --top-p 0.95, and another seed every time
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let engine = args.device.open(&bundle_or_demo(args.bundle)?)?;
+    let mut chat = Chat::new(args.context.session(&engine)?)?;
+    chat.set_system(args.system.as_deref().unwrap_or_default());
+    let default = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, seed: clock(), ..Sampling::default() };
+    let options = args.sampling.options(args.max_tokens, default);
+    let mut input = Input::open()?;
+    if input.is_terminal() {
+        greet(&engine, &chat);
+        stop_answers_on_ctrl_c(options.cancel.clone())?;
+    }
+    let mut talk = Talk { chat, options, last: None };
+    loop {
+        match input.next()? {
+            Line::End => return Ok(()),
+            Line::Interrupted => note("Ctrl-D or /quit leaves"),
+            Line::Text(line) if line.trim().is_empty() => {}
+            Line::Text(line) => match talk.take(&line) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                // A person can do something about it; a script cannot.
+                Err(Failure::Closed) => return Err(Failure::Closed),
+                Err(failure) if input.is_terminal() => note(&format!("{failure} (/reset starts afresh)")),
+                Err(failure) => return Err(failure),
+            },
+        }
+    }
+}
+
+struct Talk {
+    chat: Chat,
+    options: GenerateOptions,
+    last: Option<Completion>,
+}
+
+impl Talk {
+    /// Obeys a command or asks the model; `false` to leave.
+    fn take(&mut self, line: &str) -> Result<bool> {
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        match command {
+            "/quit" | "/exit" => return Ok(false),
+            "/help" => note(HELP),
+            "/reset" => self.chat.reset(),
+            "/system" => self.chat.set_system(rest),
+            "/stats" => self.stats(),
+            "/save" => self.save(rest)?,
+            c if c.starts_with('/') => note(&format!("{c} is no command; /help lists them")),
+            _ => self.ask(line)?,
+        }
+        Ok(true)
+    }
+
+    fn ask(&mut self, text: &str) -> Result<()> {
+        let mut out = stdout().lock();
+        let mut written = Ok(());
+        let cancel = self.options.cancel.clone();
+        cancel.reset();
+        let completion = self.chat.ask(text, &self.options, |token| {
+            if written.is_ok() && !token.text.is_empty() {
+                written = out.write_all(token.text.as_bytes()).and_then(|()| out.flush());
+                if written.is_err() {
+                    cancel.cancel();
+                }
+            }
+        })?;
+        written?;
+        writeln!(out)?;
+        match completion.stop {
+            StopReason::Cancelled => note("[stopped]"),
+            StopReason::MaxTokens => note("[-n reached]"),
+            StopReason::Context => note("[the context is full; /reset starts afresh, --slide would forget the beginning]"),
+            StopReason::Eos | StopReason::StopString | StopReason::Failed => {}
+        }
+        // The same seed again would give the same words to the same question.
+        self.options.sampling.seed = self.options.sampling.seed.wrapping_add(1);
+        self.last = Some(completion);
+        Ok(())
+    }
+
+    fn stats(&self) {
+        let session = self.chat.session();
+        let full = format!("context {} of {}", session.tokens().len(), session.context());
+        match &self.last {
+            Some(completion) => note(&format!("{}\n{full}", summary(&completion.statistics))),
+            None => note(&full),
+        }
+    }
+
+    fn save(&self, path: &str) -> Result<()> {
+        if path.is_empty() {
+            return Err(Failure::new("/save needs a file name"));
+        }
+        let text = serde_json::to_string_pretty(self.chat.messages()).map_err(std::io::Error::from)?;
+        std::fs::write(path, text + "\n").map_err(|source| hotset::Error::Io { action: "write to", path: path.into(), source })?;
+        note(&format!("saved to {path}"));
+        Ok(())
+    }
+}
+
+fn greet(engine: &Engine, chat: &Chat) {
+    note(&format!("{} on {}, context {}; /help", engine.manifest().provenance.name, engine.report().device, chat.session().context()));
+    if engine.manifest().text.as_ref().is_some_and(|t| t.chat_template.is_none()) {
+        note("This bundle has no chat template: the model continues what you write.");
+    }
+}
+
+/// At the prompt the line editor sees Ctrl-C first; this is for the time of an answer.
+fn stop_answers_on_ctrl_c(cancel: CancelToken) -> Result<()> {
+    ctrlc::set_handler(move || cancel.cancel()).map_err(|e| Failure::new(format!("Ctrl-C cannot be handled: {e}")))
+}
+
+/// A word from the program, apart from the model's: on stderr, dim where that can be shown.
+fn note(text: &str) {
+    if stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
+        eprintln!("\x1b[2m{text}\x1b[0m");
+    } else {
+        eprintln!("{text}");
+    }
+}
+
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
