@@ -5,8 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::bundle::{Bundle, Manifest};
+use crate::cpu::CpuModel;
 use crate::cpu::reference::ReferenceModel;
 use crate::error::{Error, Result};
+use crate::gpu::{AdapterChoice, GpuModel, GpuOptions, adapters};
 use crate::model::{Model, Report};
 use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
@@ -15,7 +17,7 @@ use crate::text::Tokenizer;
 /// Where a model runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// A hardware GPU if there is one, else the CPU.
+    /// A hardware GPU if there is one that can hold the model, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -133,6 +135,25 @@ impl Engine {
 
 /// Makes `bundle` ready on the device that `options` ask for.
 fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let _ = options;
-    Ok(Box::new(ReferenceModel::new(bundle.clone())))
+    match &options.device {
+        Device::Cpu => cpu(bundle, options),
+        Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
+        Device::Gpu => gpu(bundle, AdapterChoice::Any),
+        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone())),
+        Device::Auto if adapters().iter().any(|a| a.hardware && a.unusable.is_none()) => {
+            gpu(bundle, AdapterChoice::Hardware).or_else(|e| {
+                tracing::warn!("the GPU is left aside: {e}");
+                cpu(bundle, options)
+            })
+        }
+        Device::Auto => cpu(bundle, options),
+    }
+}
+
+fn cpu(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?))
+}
+
+fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice) -> Result<Box<dyn Model>> {
+    Ok(Box::new(GpuModel::new(bundle.clone(), &GpuOptions { adapter, ..GpuOptions::default() })?))
 }

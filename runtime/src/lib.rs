@@ -6,6 +6,7 @@ pub mod codec;
 pub mod cpu;
 mod engine;
 mod error;
+pub mod gpu;
 pub mod model;
 pub mod plan;
 mod session;

@@ -1,7 +1,9 @@
 //! `hotset`: convert checkpoints to bundles, run them, talk to them, measure them.
 
+mod checkpoint;
 mod commands;
 mod failure;
+mod import;
 mod measure;
 mod options;
 mod score;

@@ -1,8 +1,8 @@
 //! What goes wrong is said in one sentence, with exit code 1; wrong usage exits with 2.
 
-mod support;
+mod tiny;
 
-use support::{Tiny, command, hotset, hotset_with, str};
+use tiny::{Tiny, command, hotset, hotset_with, str};
 
 #[test]
 fn usage() {
@@ -50,7 +50,7 @@ fn prompts() {
     assert!(hotset(&["run", b, "-p", ""]).error().contains("prompt is empty"));
     assert!(hotset(&["run", b]).error().contains("prompt is empty"), "an empty pipe");
     assert!(hotset_with(&["run", b], b"ab\xff").error().contains("not UTF-8"));
-    let long = "x".repeat(support::CONTEXT + 1);
+    let long = "x".repeat(tiny::CONTEXT + 1);
     assert!(hotset(&["run", b, "-p", &long]).error().contains("25 tokens do not fit the context of 24"));
     assert!(hotset(&["run", b, "-p", "x", "--context", "0"]).error().contains("context of 0"));
     assert!(hotset(&["run", b, "-p", "x", "--temp", "-1"]).code.is_some_and(|c| c != 0));

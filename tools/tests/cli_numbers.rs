@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
+mod tiny;
 
 use hotset::{Device, Engine, EngineOptions, SessionOptions};
 use serde_json::Value;
-use support::{Tiny, VOCAB, hotset, str};
+use tiny::{Tiny, VOCAB, hotset, str};
 
 fn json(args: &[&str]) -> Value {
     serde_json::from_str(&hotset(args).ok()).unwrap()

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
+mod tiny;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use serde_json::Value;
-use support::{EOS, Tiny, command, hotset, hotset_with, str};
+use tiny::{EOS, Tiny, command, hotset, hotset_with, str};
 
 #[test]
 fn the_likeliest_text() {

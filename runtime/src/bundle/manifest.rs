@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::FORMAT;
+use super::header::{self, unique};
 use crate::codec::{Codec, Layout};
-use crate::plan::{Name, Plan, Tensors};
+use crate::plan::{self, Name, Plan, Tensors};
 
 /// Everything about a bundle that is not weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +18,7 @@ pub struct Manifest {
     /// What the model computes.
     pub plan: Plan,
     /// Shape and codec of every dense tensor.
+    #[serde(deserialize_with = "unique")]
     pub tensors: BTreeMap<Name, TensorInfo>,
     /// Present when the bundle has a tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,9 +26,38 @@ pub struct Manifest {
     /// Where the bundle comes from.
     pub provenance: Provenance,
     /// blake3 of each region (`dense`, `tokenizer`, then one per pool by name), hexadecimal.
+    #[serde(deserialize_with = "unique")]
     pub hashes: BTreeMap<String, String>,
     /// blake3 of plan, tensor table and hashes, hexadecimal: profiles are tied to it.
     pub fingerprint: String,
+}
+
+/// The versions alone: a manifest from the future has fields that [`Manifest`] does not know.
+#[derive(Deserialize)]
+struct Versions {
+    format: u32,
+    plan: PlanVersion,
+}
+
+#[derive(Deserialize)]
+struct PlanVersion {
+    version: u32,
+}
+
+impl Manifest {
+    /// Reads the manifest of a file. The error is a sentence that names the wrong field.
+    pub(super) fn read(json: &str) -> Result<Manifest, String> {
+        let found: Versions = header::parse(json).map_err(|e| format!("manifest: {e}"))?;
+        for (field, version, newest) in [("format", found.format, FORMAT), ("plan.version", found.plan.version, plan::VERSION)] {
+            if version > newest {
+                return Err(format!("{field}: {version} is newer than this reader's {newest}; update hotset"));
+            }
+            if version == 0 {
+                return Err(format!("{field}: there is no version 0"));
+            }
+        }
+        header::parse(json).map_err(|e| format!("manifest: {e}"))
+    }
 }
 
 /// Shape and codec of a dense tensor.

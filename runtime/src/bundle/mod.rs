@@ -11,6 +11,7 @@
 //! A reader validates everything once, when it opens the file, and trusts it afterwards. Opening maps the file; nothing is read that is not
 //! needed.
 
+mod header;
 mod manifest;
 mod read;
 mod record;
@@ -25,8 +26,10 @@ pub use write::{BundleWriter, Entry};
 pub const FORMAT: u32 = 1;
 /// Alignment of the data region and of every record: one aligned read per expert, on any file system.
 pub const BLOCK: usize = 16 * 1024;
-/// Longest header a reader accepts.
-pub const MAX_HEADER: usize = 100_000_000;
+/// Longest header a reader accepts: a hundred thousand experts fit.
+pub const MAX_HEADER: usize = 16 << 20;
+/// Most tensors of a bundle: about as many as the longest header can name.
+pub const MAX_TENSORS: usize = 1 << 18;
 /// Name of the tokenizer's tensor.
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Name of the tensor that fills the gap before the records.

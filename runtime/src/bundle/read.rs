@@ -5,11 +5,10 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-use safetensors::SafeTensors;
-use safetensors::tensor::Metadata;
+use memmap2::{Mmap, MmapMut};
 
-use super::{BLOCK, FORMAT, MAX_HEADER, Manifest, RecordLayout, TOKENIZER, TensorInfo, write};
+use super::header::Header;
+use super::{BLOCK, Manifest, RecordLayout, TOKENIZER, TensorInfo, write};
 use crate::codec::Matrix;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -47,12 +46,31 @@ impl Bundle {
     pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
         let file = File::open(path).map_err(Error::io("open", path))?;
+        if file.metadata().map_err(Error::io("open", path))?.is_dir() {
+            return Err(Error::io("open", path)(std::io::ErrorKind::IsADirectory.into()));
+        }
         // SAFETY: the map is read-only and private to this process; that nobody truncates the file while it is mapped is the documented
         // condition of this function, and our own writer never modifies a file in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let parsed = parse(&map).map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+        Ok(Bundle::new(path, map, parsed))
+    }
+
+    /// Validates and copies a whole bundle that is in memory: one that was embedded or downloaded, or a fuzzer's.
+    ///
+    /// # Errors
+    /// When the bytes are not a complete, consistent bundle, or there is no memory for the copy.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Bundle> {
+        let path = Path::new("(memory)");
+        let parsed = parse(bytes).map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
+        let mut map = MmapMut::map_anon(bytes.len()).map_err(Error::io("map", path))?;
+        map.copy_from_slice(bytes);
+        Ok(Bundle::new(path, map.make_read_only().map_err(Error::io("map", path))?, parsed))
+    }
+
+    fn new(path: &Path, map: Mmap, parsed: Parsed) -> Bundle {
         let Parsed { manifest, dense, tokenizer, pools } = parsed;
-        Ok(Bundle { path: path.to_owned(), map, manifest, dense, tokenizer, pools })
+        Bundle { path: path.to_owned(), map, manifest, dense, tokenizer, pools }
     }
 
     /// The file.
@@ -140,16 +158,20 @@ impl Bundle {
         self.tokenizer.clone().map(|r| &self.map[r])
     }
 
-    /// Reads the whole file and compares every region with its hash; `progress` is told the bytes read so far.
+    /// Reads the whole file and compares every region with its hash, and the plan and the hashes themselves with the fingerprint;
+    /// `progress` is told the bytes read so far.
     ///
     /// # Errors
-    /// Names the first region that differs.
+    /// Names a region that differs.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
         let damaged = |region: &str| Error::Bundle {
             path: self.path.clone(),
             reason: format!("region {region:?} does not match its hash; the file is damaged, get or convert it again"),
         };
-        let entries = write::entries(&self.manifest, self.tokenizer.as_ref().map(Range::len)).ok_or_else(|| damaged("header"))?;
+        let entries = write::entries(&self.manifest, self.tokenizer.as_ref().map(Range::len)).map_err(|_| damaged("header"))?;
+        if write::fingerprint(&self.manifest)? != self.manifest.fingerprint {
+            return Err(damaged("plan"));
+        }
         let mut at = self.map.len() - entries.iter().map(|e| e.bytes).sum::<usize>();
         let mut hashers: HashMap<&str, blake3::Hasher> = HashMap::new();
         for e in &entries {
@@ -177,40 +199,34 @@ struct Parsed {
 
 /// Checks the whole structure of the file. The error is a sentence about what is wrong.
 fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
-    let (header_end, metadata) = header(bytes)?;
-    let manifest = manifest(&metadata)?;
-    if manifest.format > FORMAT {
-        return Err(format!("format: {} is newer than this reader's {FORMAT}; update hotset", manifest.format));
-    }
+    let Header { end, metadata, mut tensors } = Header::read(bytes)?;
+    let Some(json) = metadata.get("hotset") else {
+        return Err("header: no hotset manifest; a safetensors checkpoint must first go through `hotset convert`".into());
+    };
+    let manifest = Manifest::read(json)?;
     manifest.plan.validate(&manifest.tensors).map_err(|e| format!("plan: {e}"))?;
-    let tokenizer_bytes = metadata.info(TOKENIZER).map(|t| t.data_offsets.1.saturating_sub(t.data_offsets.0));
-    if manifest.text.is_some() != tokenizer_bytes.is_some() {
-        return Err("text: tokenizer settings and tokenizer come together or not at all".into());
+    let tokenizer_bytes = tensors.get(TOKENIZER).map(|t| t.shape[0]);
+    if let Some(n) = tokenizer_bytes.filter(|&n| n > bytes.len()) {
+        return Err(format!("{TOKENIZER}: {n} bytes, the file has {}", bytes.len()));
     }
-    let entries = write::entries(&manifest, tokenizer_bytes).ok_or("tensors: a shape is empty or too large")?;
-
-    // The file must hold exactly the tensors that the manifest implies, in this order.
-    let mut found = metadata.tensors().into_iter().collect::<Vec<_>>();
-    found.sort_by_key(|(_, t)| t.data_offsets);
-    if found.len() != entries.len() {
-        return Err(format!("header: {} tensors, the manifest implies {}", found.len(), entries.len()));
+    let entries = write::entries(&manifest, tokenizer_bytes)?;
+    if tensors.len() != entries.len() {
+        return Err(format!("header: {} tensors, the manifest implies {}", tensors.len(), entries.len()));
     }
     let mut at = 0;
     let mut ranges = HashMap::new();
-    for (e, (name, t)) in entries.iter().zip(&found) {
-        if *name != e.name || t.data_offsets != (at, at + e.bytes) {
-            return Err(format!(
-                "header: tensor {name:?} at {:?}, the manifest implies {:?} at {:?}",
-                t.data_offsets,
-                e.name,
-                (at, at + e.bytes)
-            ));
+    for e in &entries {
+        let implied = e.header(at);
+        match tensors.remove(&e.name) {
+            Some(found) if found == implied => {}
+            Some(found) => return Err(format!("header: {:?} is {found:?}, the manifest implies {implied:?}", e.name)),
+            None => return Err(format!("header: {:?} is missing, the manifest implies {implied:?}", e.name)),
         }
-        ranges.insert(e.name.clone(), header_end + at..header_end + at + e.bytes);
+        ranges.insert(e.name.clone(), end + at..end + at + e.bytes);
         at += e.bytes;
     }
-    if bytes.len() - header_end != at {
-        return Err(format!("data: {} bytes, the header promises {at}; the file is incomplete or has a tail", bytes.len() - header_end));
+    if bytes.len() - end != at {
+        return Err(format!("data: {} bytes, the header promises {at}; the file is incomplete or has a tail", bytes.len() - end));
     }
 
     let mut pools = Vec::new();
@@ -225,34 +241,4 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
     let tokenizer = ranges.get(TOKENIZER).cloned().filter(|_| tokenizer_bytes.is_some());
     let dense = manifest.tensors.keys().map(|n| (n.clone(), ranges[n].clone())).collect();
     Ok(Parsed { manifest, dense, tokenizer, pools })
-}
-
-/// The safetensors header and where the data begins.
-fn header(bytes: &[u8]) -> std::result::Result<(usize, Metadata), String> {
-    let Some(prefix) = bytes.first_chunk::<8>() else {
-        return Err(format!("header: the file has only {} bytes", bytes.len()));
-    };
-    let len = u64::from_le_bytes(*prefix);
-    let end = len.checked_add(8).filter(|_| len <= MAX_HEADER as u64);
-    let Some(end) = end.and_then(|e| usize::try_from(e).ok()) else {
-        return Err(format!("header: length {len} is over the limit of {MAX_HEADER} bytes; this is no bundle"));
-    };
-    if end > bytes.len() {
-        return Err(format!("header: it should have {end} bytes, the file has {}; it is truncated or no bundle", bytes.len()));
-    }
-    if !end.is_multiple_of(BLOCK) {
-        return Err(format!(
-            "header: data begins at {end}, not at a multiple of {BLOCK}; a safetensors checkpoint must first go through `hotset convert`"
-        ));
-    }
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format!("header: {e}"))?;
-    Ok((end, metadata))
-}
-
-fn manifest(metadata: &Metadata) -> std::result::Result<Manifest, String> {
-    let json = metadata.metadata().as_ref().and_then(|m| m.get("hotset"));
-    let Some(json) = json else {
-        return Err("header: no hotset manifest; a safetensors checkpoint must first go through `hotset convert`".into());
-    };
-    serde_json::from_str(json).map_err(|e| format!("manifest: {e}"))
 }

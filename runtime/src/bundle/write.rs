@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
-use super::{BLOCK, Manifest, PADDING, RecordLayout, TOKENIZER};
+use super::header::{Dtype, METADATA, TensorHeader};
+use super::{BLOCK, MAX_HEADER, MAX_TENSORS, Manifest, PADDING, RecordLayout, TOKENIZER};
 use crate::error::{Error, Result};
 
 /// Stands in for a hash that is not known yet; has the length of a real one.
@@ -21,8 +22,8 @@ pub struct Entry {
     pub bytes: usize,
     /// Region whose hash covers it; padding has none.
     pub region: Option<String>,
-    /// Whether the header calls it `F32` (a vector) or `U8`.
-    vector: bool,
+    /// What other safetensors readers take it for.
+    dtype: Dtype,
 }
 
 /// Writes a bundle front to back. Nothing appears at the target path before [`finish`](BundleWriter::finish); a writer
@@ -37,6 +38,13 @@ pub struct BundleWriter {
     hashers: std::collections::BTreeMap<String, blake3::Hasher>,
 }
 
+impl Entry {
+    /// What the header says of this tensor when it begins at `at`.
+    pub(super) fn header(&self, at: usize) -> TensorHeader {
+        TensorHeader::new(self.dtype, at, self.bytes)
+    }
+}
+
 impl BundleWriter {
     /// Plans the file for `manifest` (whose hashes and fingerprint are filled in later) and writes a provisional header.
     ///
@@ -46,7 +54,7 @@ impl BundleWriter {
     /// When the manifest is not valid or the directory of `target` cannot be written.
     pub fn create(target: &Path, mut manifest: Manifest, tokenizer_bytes: Option<usize>) -> Result<BundleWriter> {
         manifest.plan.validate(&manifest.tensors)?;
-        let entries = entries(&manifest, tokenizer_bytes).ok_or_else(|| Error::Input("a tensor is too large to store".into()))?;
+        let entries = entries(&manifest, tokenizer_bytes).map_err(Error::Input)?;
         manifest.hashes = entries.iter().filter_map(|e| Some((e.region.clone()?, NO_HASH.to_owned()))).collect();
         manifest.fingerprint = NO_HASH.to_owned();
         let hashers = manifest.hashes.keys().map(|r| (r.clone(), blake3::Hasher::new())).collect();
@@ -131,43 +139,58 @@ fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
 }
 
 /// blake3 over what identifies a model: plan, tensor table, and the hashes of all regions.
-fn fingerprint(m: &Manifest) -> Result<String> {
+pub(super) fn fingerprint(m: &Manifest) -> Result<String> {
     let json = serde_json::to_vec(&(&m.plan, &m.tensors, &m.hashes)).map_err(|e| Error::Input(e.to_string()))?;
     Ok(blake3::hash(&json).to_hex().to_string())
 }
 
-/// The file's tensors in order; `None` when a size cannot be stored. Readers compare their header with the same list.
-pub(super) fn entries(m: &Manifest, tokenizer_bytes: Option<usize>) -> Option<Vec<Entry>> {
+/// The file's tensors in order. Readers compare their header with the same list.
+///
+/// # Errors
+/// Names the tensor or pool that cannot be stored.
+pub(super) fn entries(m: &Manifest, tokenizer_bytes: Option<usize>) -> std::result::Result<Vec<Entry>, String> {
+    if m.text.is_some() != tokenizer_bytes.is_some() {
+        return Err("text: tokenizer settings and tokenizer come together or not at all".into());
+    }
+    let records = m.plan.pools.iter().fold(0usize, |sum, p| sum.saturating_add(p.records as usize));
+    let count = records.saturating_add(m.tensors.len());
+    if count > MAX_TENSORS {
+        return Err(format!("pools: {count} tensors and records; at most {MAX_TENSORS} are allowed"));
+    }
+    if let Some(name) = [METADATA, TOKENIZER, PADDING].into_iter().find(|&n| m.tensors.contains_key(n)) {
+        return Err(format!("tensors.{name}: the name is reserved"));
+    }
     let mut out = Vec::new();
     for (name, info) in &m.tensors {
-        let vector = info.layout().is_none();
-        out.push(Entry { name: name.clone(), bytes: info.bytes()?, region: Some("dense".into()), vector });
+        let bytes = info.bytes().ok_or_else(|| format!("tensors.{name}: {info:?} is empty or too large"))?;
+        let dtype = if info.layout().is_none() { Dtype::F32 } else { Dtype::U8 };
+        out.push(Entry { name: name.clone(), bytes, region: Some("dense".into()), dtype });
     }
     if let Some(bytes) = tokenizer_bytes {
-        out.push(Entry { name: TOKENIZER.into(), bytes, region: Some("tokenizer".into()), vector: false });
+        out.push(Entry { name: TOKENIZER.into(), bytes, region: Some("tokenizer".into()), dtype: Dtype::U8 });
     }
     let end: usize = out.iter().map(|e| e.bytes).sum();
     if !end.is_multiple_of(BLOCK) {
         let bytes = end.next_multiple_of(BLOCK) - end;
-        out.push(Entry { name: PADDING.into(), bytes, region: None, vector: false });
+        out.push(Entry { name: PADDING.into(), bytes, region: None, dtype: Dtype::U8 });
     }
     for pool in &m.plan.pools {
-        let bytes = RecordLayout::of(pool, m.plan.width)?.bytes;
-        let record = |i| Entry { name: format!("{}.{i}", pool.name), bytes, region: Some(pool.name.clone()), vector: false };
+        let layout = RecordLayout::of(pool, m.plan.width).ok_or_else(|| format!("pools ({}): a record is too large", pool.name))?;
+        let record =
+            |i| Entry { name: format!("{}.{i}", pool.name), bytes: layout.bytes, region: Some(pool.name.clone()), dtype: Dtype::U8 };
         out.extend((0..pool.records).map(record));
     }
-    Some(out)
+    Ok(out)
 }
 
 /// Length prefix and JSON, padded with spaces to a whole number of blocks (or to `len` bytes, when given).
 fn header(m: &Manifest, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
     let manifest = serde_json::to_string(m).map_err(|e| Error::Input(e.to_string()))?;
     let mut map = Map::new();
-    map.insert("__metadata__".into(), json!({ "hotset": manifest }));
+    map.insert(METADATA.into(), json!({ "hotset": manifest }));
     let mut at = 0usize;
     for e in entries {
-        let (dtype, n) = if e.vector { ("F32", e.bytes / 4) } else { ("U8", e.bytes) };
-        let value = json!({ "dtype": dtype, "shape": [n], "data_offsets": [at, at + e.bytes] });
+        let value = serde_json::to_value(e.header(at)).map_err(|e| Error::Input(e.to_string()))?;
         if map.insert(e.name.clone(), value).is_some() {
             return Err(Error::Input(format!("two tensors are called {}", e.name)));
         }
@@ -175,6 +198,9 @@ fn header(m: &Manifest, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>
     }
     let json = serde_json::to_vec(&Value::Object(map)).map_err(|e| Error::Input(e.to_string()))?;
     let total = len.unwrap_or((8 + json.len()).next_multiple_of(BLOCK));
+    if total - 8 > MAX_HEADER {
+        return Err(Error::Input(format!("the header would take {total} bytes; readers accept {MAX_HEADER}")));
+    }
     if 8 + json.len() > total {
         return Err(Error::Input("the final header is longer than planned".into()));
     }

@@ -1,5 +1,7 @@
 //! Reading stored matrices back: the plain definition of every codec, which all kernels are tested against.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use super::{Codec, GROUP, LINE, Layout, PANEL};
@@ -32,6 +34,13 @@ impl<'a> Matrix<'a> {
     pub fn scales(&self, p: usize) -> &'a [u8] {
         let n = self.layout.panel_scale_bytes();
         &self.bytes[self.layout.scales_at() + p * n..][..n]
+    }
+
+    /// Words and scales of consecutive panels, for copying.
+    pub fn panels(&self, range: Range<usize>) -> (&'a [u8], &'a [u8]) {
+        let (words, scales) = (self.layout.panel_bytes(), self.layout.panel_scale_bytes());
+        let at = self.layout.scales_at();
+        (&self.bytes[range.start * words..range.end * words], &self.bytes[at + range.start * scales..at + range.end * scales])
     }
 
     /// Decodes row `r` into `out` (`layout.cols` values).

@@ -11,36 +11,52 @@ use super::{Codec, GROUP, LINE, Layout, PANEL};
 /// # Panics
 /// When a slice is shorter than the layout says; both come from the same [`Layout`].
 pub fn encode(layout: Layout, x: &[f32], out: &mut [u8]) {
-    let Layout { codec, rows, cols } = layout;
     let out = &mut out[..layout.bytes()];
     out.fill(0);
     let (words, scales) = out.split_at_mut(layout.scales_at());
+    encode_panels(layout.codec, layout.cols, &x[..layout.rows * layout.cols], words, scales);
+}
+
+/// Stores whole panels of a matrix: row-major `x`, any number of rows of `cols` values, into the words and scales of the panels those
+/// rows fill. Large matrices are encoded piece by piece, or by several threads.
+///
+/// # Panics
+/// When `words` or `scales` is shorter than the panels.
+pub fn encode_panels(codec: Codec, cols: usize, x: &[f32], words: &mut [u8], scales: &mut [u8]) {
+    let layout = Layout { codec, rows: x.len() / cols, cols };
+    let (panel_bytes, scale_bytes) = (layout.panel_bytes(), layout.panel_scale_bytes());
+    for (p, rows) in x.chunks(PANEL * cols).enumerate() {
+        let words = &mut words[p * panel_bytes..][..panel_bytes];
+        let scales = &mut scales[p * scale_bytes..][..scale_bytes];
+        words.fill(0);
+        scales.fill(0);
+        rows.chunks_exact(cols).enumerate().for_each(|(lane, row)| encode_row(codec, lane, row, words, scales));
+    }
+}
+
+/// Stores one row as lane `lane` of its panel.
+fn encode_row(codec: Codec, lane: usize, row: &[f32], words: &mut [u8], scales: &mut [u8]) {
     let mut group = [0.0; GROUP];
-    for r in 0..rows {
-        let row = &x[r * cols..][..cols];
-        let (panel, lane) = (r / PANEL, r % PANEL);
-        let words = &mut words[panel * layout.panel_bytes()..][..layout.panel_bytes()];
-        let scales = &mut scales[panel * layout.panel_scale_bytes()..][..layout.panel_scale_bytes()];
-        for (g, values) in row.chunks(GROUP).enumerate() {
-            group.fill(0.0);
-            group[..values.len()].copy_from_slice(values);
-            let lines = &mut words[g * GROUP / codec.columns_per_word() * LINE..];
-            match codec {
-                Codec::F32 => put(lines, lane, group.iter().map(|v| v.to_le_bytes())),
-                Codec::F16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| f16::from_f32(v).to_le_bytes()))),
-                Codec::Bf16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| bf16::from_f32(v).to_le_bytes()))),
-                Codec::Q8 => {
-                    let scale = q8_scale(&group);
-                    let q = group.map(|v| quantum(v, scale, 127.0).to_le_bytes()[0]);
-                    put(lines, lane, q.chunks(4).map(|b| [b[0], b[1], b[2], b[3]]));
-                    put_scale(scales, g, lane, scale);
-                }
-                Codec::Q4 => {
-                    let scale = q4_scale(&group);
-                    let q = group.map(|v| q4_quantum(v, scale));
-                    put(lines, lane, q.chunks(8).map(|n| std::array::from_fn(|b| n[b] | n[4 + b] << 4)));
-                    put_scale(scales, g, lane, scale);
-                }
+    for (g, values) in row.chunks(GROUP).enumerate() {
+        group.fill(0.0);
+        group[..values.len()].copy_from_slice(values);
+        let lines = &mut words[g * GROUP / codec.columns_per_word() * LINE..];
+        match codec {
+            Codec::F32 => put(lines, lane, group.iter().map(|v| v.to_le_bytes())),
+            Codec::F16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| f16::from_f32(v).to_le_bytes()))),
+            Codec::Bf16 => put(lines, lane, group.chunks(2).map(|p| pair(p, |v| bf16::from_f32(v).to_le_bytes()))),
+            Codec::Q8 => {
+                let scale = q8_scale(&group);
+                let q = quanta(&group, scale, -127.0, 127.0).map(|q| (q as i8).to_le_bytes()[0]);
+                put(lines, lane, q.chunks(4).map(|b| [b[0], b[1], b[2], b[3]]));
+                put_scale(scales, g, lane, scale);
+            }
+            Codec::Q4 => {
+                let scale = q4_scale(&group);
+                // As stored: 0..=15 for -8..=7.
+                let q = quanta(&group, scale, -8.0, 7.0).map(|q| (q + 8.0) as u8);
+                put(lines, lane, q.chunks(8).map(|n| std::array::from_fn(|b| n[b] | n[4 + b] << 4)));
+                put_scale(scales, g, lane, scale);
             }
         }
     }
@@ -63,16 +79,17 @@ fn put_scale(scales: &mut [u8], g: usize, lane: usize, scale: f16) {
     scales[(g * PANEL + lane) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
 }
 
-/// The nearest multiple of `scale`, within `±top`.
-fn quantum(v: f32, scale: f16, top: f32) -> i8 {
+/// The nearest multiples of `scale`, as multiples, within the bounds; all zero for a zero scale.
+fn quanta(group: &[f32; GROUP], scale: f16, low: f32, high: f32) -> [f32; GROUP] {
     let s = scale.to_f32();
-    if s == 0.0 { 0 } else { (v / s).round().clamp(-top, top) as i8 }
+    let inverse = if s == 0.0 { 0.0 } else { 1.0 / s };
+    group.map(|v| round((v * inverse).clamp(low, high)))
 }
 
-/// As stored: 0..=15 for -8..=7.
-fn q4_quantum(v: f32, scale: f16) -> u8 {
-    let s = scale.to_f32();
-    if s == 0.0 { 8 } else { ((v / s).round().clamp(-8.0, 7.0) + 8.0) as u8 }
+/// To the nearest whole number, for small numbers: a sum and a difference that vectorise on every machine.
+fn round(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 · 2²³: no bits are left for fractions
+    (x + SHIFT) - SHIFT
 }
 
 /// Half precision, away from zero where rounding would lose the group and below infinity.
@@ -94,11 +111,25 @@ fn q4_scale(group: &[f32; GROUP]) -> f16 {
     let mut best = (f32::INFINITY, f16::ZERO);
     for step in 0..16 {
         let candidate = storable(extreme / (-8.6 + 0.12 * step as f32));
-        let s = candidate.to_f32();
-        let error: f32 = group.iter().map(|&v| (v - (f32::from(q4_quantum(v, candidate)) - 8.0) * s).powi(2)).sum();
+        let error = q4_error(group, candidate);
         if error < best.0 {
             best = (error, candidate);
         }
     }
     best.1
+}
+
+/// Squared error of the group stored with this scale.
+fn q4_error(group: &[f32; GROUP], scale: f16) -> f32 {
+    let s = scale.to_f32();
+    let q = quanta(group, scale, -8.0, 7.0);
+    // Eight running sums, so that the additions need not wait for each other.
+    let mut sums = [0.0f32; 8];
+    for (v, q) in group.chunks_exact(8).zip(q.chunks_exact(8)) {
+        for i in 0..8 {
+            let e = v[i] - q[i] * s;
+            sums[i] += e * e;
+        }
+    }
+    sums.iter().sum()
 }

@@ -22,7 +22,7 @@ mod encode;
 use serde::{Deserialize, Serialize};
 
 pub use decode::Matrix;
-pub use encode::encode;
+pub use encode::{encode, encode_panels};
 
 /// Rows in a panel.
 pub const PANEL: usize = 16;

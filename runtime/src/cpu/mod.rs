@@ -1,3 +1,22 @@
-//! Plans on the CPU: a plain reference that defines every operation.
+//! Plans on the CPU: a plain [`reference`](mod@reference) that defines every operation, and [`CpuModel`], which is fast.
 
+mod attention;
+mod batch;
+mod cache;
+mod context;
+mod ffn;
+mod forward;
+mod heads;
+mod kernels;
+mod mix;
+mod model;
+mod norm;
+mod pool;
+mod product;
 pub mod reference;
+mod report;
+mod router;
+mod routes;
+mod share;
+
+pub use model::CpuModel;

@@ -11,6 +11,8 @@ impl Caps {
     pub const WIDTH: u32 = 1 << 20;
     /// Token ids.
     pub const VOCAB: u32 = 1 << 24;
+    /// Positions.
+    pub const CONTEXT: u32 = 1 << 28;
     /// Steps, pools, states, rotations.
     pub const ITEMS: usize = 1 << 14;
     /// Records or expert ids of one pool.
@@ -63,9 +65,10 @@ impl Plan {
     /// Checks every reference, shape and number of the plan against the tensors it names.
     pub fn validate(&self, tensors: &dyn Tensors) -> Check {
         let v = Validator { plan: self, tensors };
-        ensure(self.version <= VERSION, "version", || format!("{} is newer than this reader's {VERSION}; update hotset", self.version))?;
+        in_range(self.version, VERSION, "version")?;
         in_range(self.width, Caps::WIDTH, "width")?;
         in_range(self.vocab, Caps::VOCAB, "vocab")?;
+        self.context.map_or(Ok(()), |n| in_range(n, Caps::CONTEXT, "context"))?;
         for (n, what) in
             [(self.steps.len(), "steps"), (self.pools.len(), "pools"), (self.states.len(), "states"), (self.rotations.len(), "rotations")]
         {
@@ -215,6 +218,7 @@ impl Validator<'_> {
                 let Some((g, _)) = self.tensors.matrix(&hidden.weight) else {
                     return fail(at, format!("there is no matrix {:?}", hidden.weight));
                 };
+                in_range(g, Caps::WIDTH, at)?;
                 self.linear(hidden, g, width, at)?;
                 self.linear(output, experts, g, at)?;
             }
@@ -222,6 +226,7 @@ impl Validator<'_> {
                 let Some((g, _)) = self.tensors.matrix(&projection.weight) else {
                     return fail(at, format!("there is no matrix {:?}", projection.weight));
                 };
+                in_range(g, Caps::WIDTH, at)?;
                 self.linear(projection, g, width, at)?;
                 self.matrix(centroids, experts, g, at)?;
             }

@@ -2,7 +2,9 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod eval;
+mod inspect;
 mod logits;
 mod run;
 mod synth;
@@ -12,22 +14,26 @@ use crate::failure::Result;
 /// What `hotset` can do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    Convert(convert::Args),
     Run(run::Args),
     Chat(chat::Args),
     Logits(logits::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Inspect(inspect::Args),
     Synth(synth::Args),
 }
 
 impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
+            Command::Convert(args) => convert::run(args),
             Command::Run(args) => run::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Logits(args) => logits::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Inspect(args) => inspect::run(args),
             Command::Synth(args) => synth::run(args),
         }
     }

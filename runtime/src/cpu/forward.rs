@@ -1,0 +1,104 @@
+//! The interpreter: a batch of tokens through the plan's steps.
+
+use super::attention::{self, AttentionSpace};
+use super::batch::{Batch, BatchMut, Forms, Slab, groups_of};
+use super::cache::Head;
+use super::context::Context;
+use super::ffn::{self, FfnSpace};
+use super::norm::{Gain, normalise};
+use super::product::{Job, expand};
+use super::router::{self, RouterSpace};
+use super::routes::Routes;
+use crate::error::{Error, Result};
+use crate::plan::{Step, Work};
+
+/// Everything a forward pass writes but the caches, kept from call to call.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    /// The residual stream.
+    x: Slab,
+    /// The step's normalised input.
+    input: Batch,
+    router: RouterSpace,
+    ffn: FfnSpace,
+    attention: AttentionSpace,
+    /// Streams whose logits are wanted, and the logits.
+    last: Slab,
+    logits: Slab,
+}
+
+/// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result.
+///
+/// # Errors
+/// When the stream is not finite at the end.
+pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+    let plan = c.bundle.plan();
+    let table = c.bundle.matrix(&plan.embedding.table)?;
+    let mut row = vec![0.0; plan.width as usize];
+    space.x.reset(tokens.len(), row.len());
+    for (t, &token) in tokens.iter().enumerate() {
+        table.row(token as usize, &mut row);
+        row.iter_mut().for_each(|v| *v *= plan.embedding.scale);
+        space.x.set_row(t, &row);
+    }
+    for s in &plan.steps {
+        step(c, s, caches, space)?;
+    }
+    match space.x.data.as_flattened().iter().find(|v| !v.is_finite()) {
+        Some(v) => Err(Error::NotFinite(format!("the value {v}"))),
+        None => Ok(()),
+    }
+}
+
+/// `x += scale * (work(norm(x)) + bias)`.
+fn step(c: &Context<'_>, step: &Step, caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+    let Space { x, input, router, ffn, attention, .. } = space;
+    let pool = step.routed.as_ref().map(|r| &c.bundle.plan().pools[r.pool as usize]);
+    let mut forms = match &step.work {
+        Work::Attention(a) => attention::forms(c, a, pool)?,
+        Work::Ffn(f) => ffn::forms(c, f, pool)?,
+    };
+    if let Some(r) = &step.routed {
+        forms = forms.and(router::forms(c, &r.router)?);
+    }
+    let gain = step.norm.as_ref().map(|n| Gain::of(c, n)).transpose()?;
+    normalise(c, gain, x, input, forms);
+    let a = input.view(0, groups_of(x.width), x.rows);
+
+    let routes = match (&step.routed, pool) {
+        (Some(r), Some(pool)) => router::route(c, &r.router, pool, a, router)?,
+        _ => Routes::none(x.rows),
+    };
+    let pool = step.routed.as_ref().map(|r| r.pool as usize);
+    match &step.work {
+        Work::Attention(w) => attention::run(c, (step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
+        Work::Ffn(w) => ffn::run(c, (step, w), (pool, &routes), a, ffn, x),
+    }
+}
+
+/// Appends the logits of the last `count` tokens, row after row, to `out`.
+///
+/// # Errors
+/// When one is not finite.
+pub(super) fn head(c: &Context<'_>, count: usize, space: &mut Space, out: &mut Vec<f32>) -> Result<()> {
+    let (head, vocab) = (&c.bundle.plan().head, c.bundle.plan().vocab as usize);
+    let Space { x, input, last, logits, .. } = space;
+    last.reset(count, x.width);
+    for (x, last) in x.data.chunks(x.rows).zip(last.data.chunks_mut(count)) {
+        last.copy_from_slice(&x[x.len() - count..]);
+    }
+    let weights = c.linear(&head.output)?;
+    normalise(c, Some(Gain::of(c, &head.norm)?), last, input, Forms::for_codec(weights.matrix.layout().codec));
+    logits.reset(count, vocab);
+    expand(c, &[Job::linear(weights, input.view(0, groups_of(x.width), count))], BatchMut::floats(&mut logits.data));
+    let start = out.len();
+    out.resize(start + count * vocab, 0.0);
+    for (t, row) in out[start..].chunks_mut(vocab).enumerate() {
+        logits.row(t, row);
+        row.iter_mut().for_each(|l| *l *= head.scale);
+    }
+    match out[start..].iter().find(|l| !l.is_finite()) {
+        Some(l) => Err(Error::NotFinite(format!("the logit {l}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,231 @@
+//! Panels times tokens: the matrix product, written once against [`Lanes`].
+//!
+//! A tile is `P` panels by `N` tokens with one accumulator for each, all in registers. The weights of a group are unpacked once
+//! and meet every token of the tile.
+
+use super::lanes::Lanes;
+use super::{Block, Group, Rows, Values};
+use crate::codec::{Codec, GROUP, LINE, PANEL};
+
+/// How far ahead of the panel's lines to prefetch, in bytes. Prefetchers of the hardware stop at page ends; this does not.
+const AHEAD: usize = 1536;
+
+/// See [`Kernels::product`](super::Kernels::product).
+///
+/// # Safety
+/// The CPU has the features of `L`.
+#[inline(always)]
+pub(super) unsafe fn product<L: Lanes>(w: &Rows<'_>, x: Values<'_>, tokens: usize, first: usize, out: &mut [Group], accumulate: bool) {
+    assert!(w.is_complete() && x.len() == w.groups * tokens && first + out.len() <= tokens, "shapes of a product");
+    let mut done = 0;
+    while done < out.len() {
+        let (left, at) = (out.len() - done, Tile { tokens, first: first + done, accumulate });
+        let out = &mut out[done..];
+        // SAFETY: features as above; shapes were checked above, and a tile is not larger than what is left.
+        done += unsafe {
+            match left {
+                16.. if L::TILE >= 16 => by_codec::<L, 16>(w, x, at, out),
+                8.. if L::TILE >= 8 => by_codec::<L, 8>(w, x, at, out),
+                4.. => by_codec::<L, 4>(w, x, at, out),
+                2.. => by_codec::<L, 2>(w, x, at, out),
+                _ => by_codec::<L, 1>(w, x, at, out),
+            }
+        };
+    }
+}
+
+/// Which tokens a tile is about.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Tokens in the right-hand side: the distance between groups.
+    tokens: usize,
+    /// The tile's first token.
+    first: usize,
+    /// Whether accumulators start from what is in `out`.
+    accumulate: bool,
+}
+
+/// Computes `N` tokens and says so.
+///
+/// # Safety
+/// Features of `L`; `w` complete; `x` holds `w.groups * at.tokens` items; `at.first + N <= at.tokens` and `N <= out.len()`.
+#[inline(always)]
+unsafe fn by_codec<L: Lanes, const N: usize>(w: &Rows<'_>, x: Values<'_>, at: Tile, out: &mut [Group]) -> usize {
+    // SAFETY: the conditions are handed on.
+    unsafe {
+        match (w.codec, x) {
+            (Codec::F32, Values::Float(x)) => panels::<L, FloatTile<1>, N>(w, x.as_ptr(), at, out),
+            (Codec::F16, Values::Float(x)) => panels::<L, FloatTile<2>, N>(w, x.as_ptr(), at, out),
+            (Codec::Bf16, Values::Float(x)) => panels::<L, FloatTile<3>, N>(w, x.as_ptr(), at, out),
+            (Codec::Q8, Values::Rounded(x)) => panels::<L, RoundedTile<8>, N>(w, x.as_ptr(), at, out),
+            (Codec::Q4, Values::Rounded(x)) => panels::<L, RoundedTile<4>, N>(w, x.as_ptr(), at, out),
+            _ => panic!("values of a product are not in the form its matrix needs"),
+        }
+    }
+    N
+}
+
+/// The loop over groups of one codec.
+trait Inner {
+    type Item;
+
+    /// Adds the products of `P` panels with `N` tokens to `acc[token][panel]`. `x` points to the first token of group 0.
+    ///
+    /// # Safety
+    /// As for [`by_codec`].
+    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
+        words: [*const u8; P],
+        scales: [*const u8; P],
+        groups: usize,
+        x: *const Self::Item,
+        tokens: usize,
+        acc: &mut [[L::Float; P]; N],
+    );
+}
+
+/// Runs both panels at once where that keeps two chains of additions busy, one after the other where registers are short.
+///
+/// # Safety
+/// As for [`by_codec`].
+#[inline(always)]
+unsafe fn panels<L: Lanes, I: Inner, const N: usize>(w: &Rows<'_>, x: *const I::Item, at: Tile, out: &mut [Group]) {
+    // SAFETY: the conditions are handed on; `out` has N groups of two panels' lanes.
+    unsafe {
+        let (x, y) = (x.add(at.first), out.as_mut_ptr().cast::<f32>());
+        if w.panels() == 2 && 2 * N <= L::TILE {
+            let (words, scales) = ([w.words[0].as_ptr(), w.words[1].as_ptr()], [w.scales[0].as_ptr(), w.scales[1].as_ptr()]);
+            let mut acc = [[L::splat(0.0); 2]; N];
+            if at.accumulate {
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    *acc = [L::load(y.add(t * GROUP)), L::load(y.add(t * GROUP + PANEL))];
+                }
+            }
+            I::run::<L, 2, N>(words, scales, w.groups, x, at.tokens, &mut acc);
+            for (t, acc) in acc.iter().enumerate() {
+                L::store(y.add(t * GROUP), acc[0]);
+                L::store(y.add(t * GROUP + PANEL), acc[1]);
+            }
+            return;
+        }
+        for p in 0..2 {
+            let y = y.add(p * PANEL);
+            let mut acc = [[L::splat(0.0); 1]; N];
+            if at.accumulate {
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    *acc = [L::load(y.add(t * GROUP))];
+                }
+            }
+            if p < w.panels() {
+                I::run::<L, 1, N>([w.words[p].as_ptr()], [w.scales[p].as_ptr()], w.groups, x, at.tokens, &mut acc);
+            }
+            for (t, acc) in acc.iter().enumerate() {
+                L::store(y.add(t * GROUP), acc[0]);
+            }
+        }
+    }
+}
+
+/// 8-bit activations against q4 (`BITS` = 4) or q8 (8).
+struct RoundedTile<const BITS: usize>;
+
+impl<const BITS: usize> Inner for RoundedTile<BITS> {
+    type Item = Block;
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
+        words: [*const u8; P],
+        scales: [*const u8; P],
+        groups: usize,
+        x: *const Block,
+        tokens: usize,
+        acc: &mut [[L::Float; P]; N],
+    ) {
+        let group_bytes = BITS * LINE;
+        for g in 0..groups {
+            // SAFETY: `by_codec`'s conditions: every panel has `groups` groups of `BITS` lines and 16 scales, and every group of `x`
+            // has `tokens` blocks, of which N follow the pointer.
+            unsafe {
+                let x = x.add(g * tokens);
+                for p in 0..P {
+                    let lines = words[p].add(g * group_bytes);
+                    let mut w = [L::line(lines); 8];
+                    for i in 0..8 {
+                        if BITS == 8 {
+                            L::prefetch(lines.wrapping_add(AHEAD + i * LINE));
+                            w[i] = L::bytes(L::line(lines.add(i * LINE)));
+                        } else if i % 2 == 0 {
+                            L::prefetch(lines.wrapping_add(AHEAD + i / 2 * LINE));
+                            let pair = L::nibbles(L::line(lines.add(i / 2 * LINE)));
+                            w[i] = pair[0];
+                            w[i + 1] = pair[1];
+                        }
+                    }
+                    let scale = L::scales(scales[p].add(g * PANEL * 2));
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        let b = &*x.add(t);
+                        let q = b.q.as_ptr().cast::<i32>();
+                        let sum = if BITS == 8 {
+                            let mut sum = L::start8(b.fold);
+                            for (i, &w) in w.iter().enumerate() {
+                                sum = L::dot8(sum, w, q.add(i).read());
+                            }
+                            L::finish8(sum)
+                        } else {
+                            let mut sum = L::start4(b.fold);
+                            for (i, &w) in w.iter().enumerate() {
+                                sum = L::dot4(sum, w, q.add(i).read());
+                            }
+                            L::finish4(sum, b.fold)
+                        };
+                        acc[p] = L::fma(sum, L::mul(scale, L::splat(b.scale)), acc[p]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Floats against f32 (`KIND` = 1), f16 (2) or bf16 (3).
+struct FloatTile<const KIND: usize>;
+
+impl<const KIND: usize> Inner for FloatTile<KIND> {
+    type Item = Group;
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
+        words: [*const u8; P],
+        _scales: [*const u8; P],
+        groups: usize,
+        x: *const Group,
+        tokens: usize,
+        acc: &mut [[L::Float; P]; N],
+    ) {
+        let group_bytes = if KIND == 1 { GROUP * LINE } else { GROUP / 2 * LINE };
+        for g in 0..groups {
+            for pair in 0..GROUP / 2 {
+                // SAFETY: `by_codec`'s conditions: every panel has `groups` groups of 32 (or half as many) lines, and every group of
+                // `x` has `tokens` items, of which N follow the pointer.
+                unsafe {
+                    let x = x.add(g * tokens).cast::<f32>().add(2 * pair);
+                    for p in 0..P {
+                        let group = words[p].add(g * group_bytes);
+                        let w = if KIND == 1 {
+                            let line = group.add(2 * pair * LINE);
+                            L::prefetch(line.wrapping_add(AHEAD));
+                            L::prefetch(line.wrapping_add(AHEAD + LINE));
+                            [L::load(line.cast()), L::load(line.add(LINE).cast())]
+                        } else {
+                            let line = group.add(pair * LINE);
+                            L::prefetch(line.wrapping_add(AHEAD));
+                            if KIND == 2 { L::halves(L::line(line)) } else { L::brains(L::line(line)) }
+                        };
+                        for (t, acc) in acc.iter_mut().enumerate() {
+                            acc[p] = L::fma(w[0], L::splat(x.add(t * GROUP).read()), acc[p]);
+                            acc[p] = L::fma(w[1], L::splat(x.add(t * GROUP + 1).read()), acc[p]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

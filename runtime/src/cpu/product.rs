@@ -1,0 +1,121 @@
+//! The two regions that every step is made of: `expand` widens its input, `join` brings results back to the stream.
+
+use super::batch::{BatchMut, Slab, View};
+use super::context::{Context, Weights};
+use super::kernels::{Group, Rows};
+use super::norm::add_bias;
+use super::routes::Worklist;
+use super::share::{self, Size};
+use crate::codec::GROUP;
+use crate::plan::Activation;
+
+/// Rows that are multiplied with all of a thread's units before the next ones, so that they stay in its second-level cache.
+const BLOCK: usize = 128;
+/// Results that a thread of [`join`] keeps before it adds them up, in groups of 128 bytes.
+const PENDING: usize = 8192;
+
+/// `act(weights · x) ⊙ (times · x)`; the identity without an activation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Job<'a> {
+    pub(super) weights: Weights<'a>,
+    pub(super) times: Option<Weights<'a>>,
+    pub(super) activation: Option<Activation>,
+    pub(super) x: View<'a>,
+}
+
+impl<'a> Job<'a> {
+    /// `weights · x`.
+    pub(super) fn linear(weights: Weights<'a>, x: View<'a>) -> Job<'a> {
+        Job { weights, times: None, activation: None, x }
+    }
+
+    /// Groups of output.
+    pub(super) fn len(&self) -> usize {
+        self.weights.units() * self.x.rows
+    }
+}
+
+/// What one unit of 32 rows of a matrix costs: columns, times rows of the batch, plus what reading the weights costs beyond that.
+fn cost(w: &Weights<'_>, rows: usize) -> usize {
+    w.matrix.layout().groups() * (rows + 2)
+}
+
+/// `y = w · x` for rows `first..first + y.len()` of `x` and unit `u` of the matrix.
+fn unit(c: &Context<'_>, w: &Weights<'_>, u: usize, x: &View<'_>, first: usize, y: &mut [Group]) {
+    let values = x.values(w.matrix.layout().codec);
+    c.kernels.product(&Rows::of(w.matrix, u), values, x.rows, first, y, false);
+    add_bias(y, w.bias, u * GROUP);
+}
+
+/// Runs all jobs in one region. Their outputs `[units][rows]` follow each other in `out`.
+pub(super) fn expand(c: &Context<'_>, jobs: &[Job<'_>], out: BatchMut<'_>) {
+    let size = |j: &Job<'_>| {
+        let cost = cost(&j.weights, j.x.rows) + j.times.map_or(0, |w| cost(&w, j.x.rows));
+        Size { units: j.weights.units(), rows: j.x.rows, cost }
+    };
+    let sizes: Vec<Size> = jobs.iter().map(size).collect();
+    let parts = share::parts(c.team.threads(), sizes.iter().map(|s| s.units * s.cost).sum());
+    c.team.each(share::spans(&sizes, parts, out), |list| {
+        let (mut y, mut z) = ([[0.0; GROUP]; BLOCK], [[0.0; GROUP]; BLOCK]);
+        for mut span in list {
+            let job = &jobs[span.job];
+            let rows = job.x.rows;
+            for first in (0..rows).step_by(BLOCK) {
+                let n = BLOCK.min(rows - first);
+                for (i, u) in span.units.clone().enumerate() {
+                    let y = &mut y[..n];
+                    unit(c, &job.weights, u, &job.x, first, y);
+                    if let Some(activation) = job.activation {
+                        c.kernels.activate(activation, y);
+                    }
+                    if let Some(times) = &job.times {
+                        unit(c, times, u, &job.x, first, &mut z[..n]);
+                        y.as_flattened_mut().iter_mut().zip(z.as_flattened()).for_each(|(y, z)| *y *= z);
+                    }
+                    span.out.put(c.kernels, i * rows + first, y);
+                }
+            }
+        }
+    });
+}
+
+/// How a step's result joins the stream: `x += scale * (Σ weight · (weights · y) + bias)`.
+pub(super) struct Join<'a> {
+    /// For each run of the worklist: its matrix and its rows of `y`.
+    pub(super) runs: Vec<(Weights<'a>, View<'a>)>,
+    pub(super) scale: f32,
+    pub(super) bias: Option<&'a [f32]>,
+}
+
+/// Multiplies every run's rows and adds to each token's stream its rows, weighted, in the order of its routes.
+pub(super) fn join(c: &Context<'_>, work: &Worklist, j: &Join<'_>, x: &mut Slab) {
+    let (tokens, rows) = (x.rows, work.rows());
+    let cost = x.data.len() / tokens * j.runs.iter().map(|(w, y)| cost(w, y.rows)).sum::<usize>();
+    let parts = share::parts(c.team.threads(), cost).min(x.data.len() / tokens);
+    c.team.each(share::split(&mut x.data, tokens, parts), |(units, x)| {
+        let at_once = (PENDING / rows).clamp(1, units.len().max(1));
+        let mut pending = vec![[0.0; GROUP]; at_once * rows];
+        for (chunk, x) in x.chunks_mut(at_once * tokens).enumerate() {
+            let first_unit = units.start + chunk * at_once;
+            for (run, (w, y)) in work.runs.iter().zip(&j.runs) {
+                for first in (0..y.rows).step_by(BLOCK) {
+                    let n = BLOCK.min(y.rows - first);
+                    for i in 0..x.len() / tokens {
+                        unit(c, w, first_unit + i, y, first, &mut pending[i * rows + run.rows.start + first..][..n]);
+                    }
+                }
+            }
+            for (i, x) in x.chunks_mut(tokens).enumerate() {
+                for (t, x) in x.iter_mut().enumerate() {
+                    let mut sum = [[0.0; GROUP]];
+                    for (row, weight) in work.of_token(t) {
+                        let y = &pending[i * rows + row];
+                        sum[0].iter_mut().zip(y).for_each(|(s, y)| *s += weight * y);
+                    }
+                    add_bias(&mut sum, j.bias, (first_unit + i) * GROUP);
+                    x.iter_mut().zip(sum[0]).for_each(|(x, s)| *x += j.scale * s);
+                }
+            }
+        }
+    });
+}

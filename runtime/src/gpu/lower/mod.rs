@@ -1,0 +1,153 @@
+//! From a plan to programs: each step becomes a handful of dispatches, recorded once for a run and replayed for every batch.
+//!
+//! One decoder layer of the common kind takes ten: `join, dense (q+k+v), heads, attend, dense (o)` and
+//! `join, dense (router), route, expert (gate+up), expert (down)`.
+
+mod attention;
+mod ffn;
+mod head;
+mod product;
+mod router;
+
+use hotset_shaders::join;
+
+use super::device::Device;
+use super::program::Program;
+use super::run::Cache;
+use super::scratch::{Scratch, routes, row};
+use super::slabs::Slabs;
+use super::weights::Weights;
+use crate::error::Result;
+use crate::model::RunOptions;
+use crate::plan::{Activation, Norm, Plan, Step, Work};
+use product::{Expansion, Product, Span};
+
+/// Up to this many tokens go through matrix-vector kernels, more through tiles.
+const FEW: u32 = 4;
+/// Marks an absent vector in parameters.
+const NONE: u32 = u32::MAX;
+
+/// Everything lowering looks at.
+#[derive(Clone, Copy)]
+pub(super) struct Lower<'a> {
+    pub(super) device: &'a Device,
+    pub(super) plan: &'a Plan,
+    pub(super) weights: &'a Weights,
+    pub(super) slabs: &'a Slabs,
+    pub(super) scratch: &'a Scratch,
+    pub(super) caches: &'a [Cache],
+    pub(super) options: RunOptions,
+}
+
+/// The programs of a run.
+pub(super) struct Programs {
+    /// Token ids → residual stream.
+    pub(super) embed: Program,
+    /// One for each step of the plan.
+    pub(super) steps: Vec<Program>,
+    /// Residual stream → logits of the last tokens.
+    pub(super) head: Program,
+    /// Logits → candidates.
+    pub(super) best: Program,
+}
+
+/// A whole buffer as a binding.
+fn all(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+    buffer.as_entire_buffer_binding()
+}
+
+impl Lower<'_> {
+    pub(super) fn programs(&self) -> Result<Programs> {
+        let mut embed = Program::default();
+        self.embed(&mut embed)?;
+        let mut steps = Vec::new();
+        let mut last = None;
+        for step in &self.plan.steps {
+            let mut program = Program::default();
+            self.join(&mut program, last, step.norm.as_ref(), Span::Batch)?;
+            match &step.work {
+                Work::Attention(a) => self.attention(&mut program, step, a)?,
+                Work::Ffn(f) => self.ffn(&mut program, step, f)?,
+            }
+            steps.push(program);
+            last = Some(step);
+        }
+        let (mut head, mut best) = (Program::default(), Program::default());
+        self.head(&mut head, last)?;
+        self.best(&mut best)?;
+        Ok(Programs { embed, steps, head, best })
+    }
+
+    /// Between tokens in `x`, `a`, `dense` and `routed`, in vec4.
+    fn stride(&self) -> u32 {
+        row(self.plan.width) / 4
+    }
+
+    fn vector(&self, name: Option<&str>) -> Result<u32> {
+        name.map_or(Ok(NONE), |n| self.weights.vector(n))
+    }
+
+    /// Adds the result of step `last` to the stream, then normalises it for the next one.
+    fn join(&self, program: &mut Program, last: Option<&Step>, norm: Option<&Norm>, span: Span) -> Result<()> {
+        let mut params =
+            join::Params { width: self.plan.width, stride: self.stride(), gate: NONE, bias: NONE, norm_bias: NONE, ..Default::default() };
+        if let Some(step) = last {
+            params.joins = 1;
+            params.scale = step.scale;
+            params.bias = self.vector(step.bias.as_deref())?;
+            let (is_dense, gate) = match &step.work {
+                Work::Attention(_) => (step.routed.is_none(), None),
+                Work::Ffn(f) => (f.shared.is_some(), f.shared.as_ref().and_then(|s| s.weigh.as_ref())),
+            };
+            params.dense = is_dense.into();
+            if step.routed.is_some() {
+                params.routes = routes(self.plan, step);
+            }
+            if gate.is_some() {
+                params.gate = 4 * self.gate_logits(step);
+                params.gate_stride = 16;
+            }
+        }
+        match norm {
+            None => {}
+            Some(Norm::Rms { weight, eps }) => {
+                (params.norm, params.norm_weight, params.eps) = (1, self.weights.vector(weight)?, *eps);
+            }
+            Some(Norm::Layer { weight, bias, eps }) => {
+                (params.norm, params.norm_weight, params.eps) = (2, self.weights.vector(weight)?, *eps);
+                params.norm_bias = self.vector(bias.as_deref())?;
+            }
+        }
+        let s = self.scratch;
+        let buffers = join::Buffers {
+            vectors: all(self.weights.vectors()),
+            routed: all(&s.routed),
+            weights: all(&s.weights),
+            dense: all(&s.dense),
+            gates: all(&s.scores),
+            x: all(&s.x),
+            a: all(&s.a),
+        };
+        program.push(self.device, join::kernel(self.device.lanes), buffers, move |frame| {
+            let (first, count) = span.of(frame);
+            (count > 0).then_some((join::Params { first, ..params }, [count, 1, 1]))
+        })
+    }
+}
+
+/// The kernels' number of an activation; 0 is none.
+fn activation(a: Option<Activation>) -> u32 {
+    match a {
+        None => 0,
+        Some(Activation::Silu) => 1,
+        Some(Activation::Gelu) => 2,
+        Some(Activation::GeluTanh) => 3,
+        Some(Activation::Relu) => 4,
+    }
+}
+
+/// A grid of `n` workgroups in x, folded over z where one dimension does not hold them, and `y`.
+fn folded(n: u32, y: u32) -> [u32; 3] {
+    const WIDE: u32 = 1 << 15;
+    [n.min(WIDE), y, n.div_ceil(WIDE)]
+}

@@ -1,0 +1,189 @@
+//! Matrix products: dense ones, where several matrices share an input, and those of experts.
+
+use hotset_shaders::{Form, dense_mat, dense_vec, expert_mat, expert_vec};
+
+use super::{FEW, Lower, NONE, activation, all, folded};
+use crate::error::{Error, Result};
+use crate::gpu::program::{Frame, Program};
+use crate::gpu::weights::{Window, codec, units};
+use crate::plan::{Activation, Linear, Role};
+
+/// Which tokens of a batch take part.
+#[derive(Clone, Copy)]
+pub(super) enum Span {
+    /// All of them.
+    Batch,
+    /// The last ones, which get logits.
+    Outputs,
+}
+
+impl Span {
+    /// First token and how many.
+    pub(super) fn of(self, frame: &Frame) -> (u32, u32) {
+        match self {
+            Span::Batch => (0, frame.tokens),
+            Span::Outputs => (frame.tokens - frame.outputs, frame.outputs),
+        }
+    }
+}
+
+/// One matrix of a product and where its rows go: first row of token 0 and distance between tokens, in vec4 of the output.
+pub(super) struct Factor<'a> {
+    pub(super) weight: &'a str,
+    pub(super) bias: Option<&'a str>,
+    pub(super) out: u32,
+    pub(super) stride: u32,
+}
+
+impl<'a> Factor<'a> {
+    pub(super) fn new(linear: &'a Linear, out: u32, stride: u32) -> Factor<'a> {
+        Factor { weight: &linear.weight, bias: linear.bias.as_deref(), out, stride }
+    }
+}
+
+/// `scale · activation(W x + b)` for each factor; gated: `activation(G x + g) ⊙ (U x + u)` for the two factors.
+pub(super) struct Product<'a> {
+    pub(super) factors: Vec<Factor<'a>>,
+    pub(super) gated: bool,
+    pub(super) activation: Option<Activation>,
+    pub(super) scale: f32,
+    pub(super) x: &'a wgpu::Buffer,
+    /// Between tokens, in vec4.
+    pub(super) x_stride: u32,
+    pub(super) y: &'a wgpu::Buffer,
+    pub(super) span: Span,
+}
+
+/// `activation(W x)`, or `activation(G x) ⊙ U x`, of each route's expert.
+pub(super) struct Expansion<'a> {
+    pub(super) pool: u32,
+    pub(super) first: Role,
+    /// Present when gated.
+    pub(super) second: Option<Role>,
+    pub(super) activation: Option<Activation>,
+    /// Routes of a token.
+    pub(super) routes: u32,
+    /// Consecutive routes that read one row of x: the routes of a token, or 1.
+    pub(super) share: u32,
+    pub(super) x: &'a wgpu::Buffer,
+    pub(super) x_stride: u32,
+    pub(super) y: &'a wgpu::Buffer,
+    pub(super) y_stride: u32,
+}
+
+impl Lower<'_> {
+    pub(super) fn product(&self, program: &mut Program, p: &Product<'_>) -> Result<()> {
+        let names: Vec<&str> = p.factors.iter().map(|f| f.weight).collect();
+        for window in self.weights.group(self.device, &names, p.gated)?.iter() {
+            for parts in window.parts.chunks(3) {
+                let mut params = dense_vec::Params {
+                    chunks: window.chunks,
+                    x_stride: p.x_stride,
+                    activation: activation(p.activation),
+                    scale: p.scale,
+                    ..Default::default()
+                };
+                let mut panels = 0;
+                for (i, segment) in params.segments.iter_mut().enumerate() {
+                    if let Some(part) = parts.get(i) {
+                        let f = &p.factors[part.matrix];
+                        let bias = match f.bias {
+                            None => NONE,
+                            Some(b) => self.weights.vector(b)? + 4 * part.first_panel,
+                        };
+                        // Gated matrices are read side by side, others one after the other.
+                        panels = if p.gated { part.panels } else { panels + part.panels };
+                        let out = f.out + 4 * part.first_panel;
+                        *segment = dense_vec::Segment { panels, words: part.words, scales: part.scales, bias, out, stride: f.stride };
+                    } else {
+                        segment.panels = panels;
+                    }
+                }
+                self.dense(program, p, window, params, panels)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn dense(&self, program: &mut Program, p: &Product<'_>, window: &Window, params: dense_vec::Params, panels: u32) -> Result<()> {
+        let form = if p.gated { Form::Gated } else { Form::Plain };
+        let (weights, vectors, x, y) = (all(&window.buffer), all(self.weights.vectors()), all(p.x), all(p.y));
+        let (span, x_stride) = (p.span, p.x_stride);
+        let few = dense_vec::Buffers { weights: weights.clone(), vectors: vectors.clone(), x: x.clone(), y: y.clone() };
+        program.push(self.device, dense_vec::kernel(window.codec, self.device.lanes, form), few, move |frame| {
+            let (first, tokens) = span.of(frame);
+            (1..=FEW).contains(&tokens).then_some((dense_vec::Params { base: first * x_stride, tokens, ..params }, folded(panels, tokens)))
+        })?;
+        let many = dense_mat::Buffers { weights, vectors, x, y };
+        let columns = panels.div_ceil(if p.gated { 2 } else { 4 });
+        program.push(self.device, dense_mat::kernel(window.codec, form), many, move |frame| {
+            let (first, tokens) = span.of(frame);
+            // The two kernels share their interface.
+            let params: dense_mat::Params = bytemuck::must_cast(dense_vec::Params { base: first * x_stride, tokens, ..params });
+            (tokens > FEW).then_some((params, folded(columns, tokens.div_ceil(32))))
+        })
+    }
+
+    pub(super) fn experts(&self, program: &mut Program, e: &Expansion<'_>) -> Result<()> {
+        let (slab, pool) = (&self.slabs.pools[e.pool as usize], &self.plan.pools[e.pool as usize]);
+        let first = self.matrix(e.pool, e.first)?;
+        let second = e.second.map_or(Ok(first), |r| self.matrix(e.pool, r))?;
+        let form = if e.second.is_some() { Form::Gated } else { Form::Plain };
+        let (routes, experts) = (e.routes, pool.experts());
+        let (codec, s) = (codec(pool.codec), self.scratch);
+        for window in &slab.windows {
+            let params = expert_vec::Params {
+                first: expert_vec::Matrix { words: first.words, scales: first.scales },
+                second: expert_vec::Matrix { words: second.words, scales: second.scales },
+                chunks: first.chunks,
+                panels: first.panels,
+                activation: activation(e.activation),
+                routes: 0,
+                share: e.share,
+                x_stride: e.x_stride,
+                y_stride: e.y_stride,
+                table: slab.table,
+                first_slot: window.first,
+                slots: window.slots,
+                slot_stride: slab.stride,
+            };
+            let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x), all(e.y));
+            let few =
+                expert_vec::Buffers { weights: weights.clone(), slot_of: slot_of.clone(), ids: ids.clone(), x: x.clone(), y: y.clone() };
+            program.push(self.device, expert_vec::kernel(codec, self.device.lanes, form), few, move |frame| {
+                let params = expert_vec::Params { routes: frame.tokens * routes, ..params };
+                (frame.tokens <= FEW).then_some((params, [params.panels, params.routes, 1]))
+            })?;
+            let many = expert_mat::Buffers { weights, slot_of, ids, x, y, sorted: all(&s.sorted), tiles: all(&s.tiles) };
+            let columns = first.panels.div_ceil(if e.second.is_some() { 2 } else { 4 });
+            program.push(self.device, expert_mat::kernel(codec, form), many, move |frame| {
+                let total = frame.tokens * routes;
+                let params = bytemuck::must_cast(expert_vec::Params { routes: total, ..params });
+                (frame.tokens > FEW).then_some((params, [columns, total / 32 + experts.min(total), 1]))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where the matrix of a role is inside a record, in vec4.
+    fn matrix(&self, pool: u32, role: Role) -> Result<RecordMatrix> {
+        let pool = &self.plan.pools[pool as usize];
+        let layout = crate::bundle::RecordLayout::of(pool, self.plan.width).and_then(|l| l.find(role));
+        let (layout, at) = layout.ok_or_else(|| Error::Device(format!("experts of {:?} have no {role:?}", pool.name)))?;
+        Ok(RecordMatrix {
+            words: units(at as u64)?,
+            scales: units((at + layout.scales_at()) as u64)?,
+            chunks: units(layout.padded_cols() as u64 * 2)?,
+            panels: units(layout.panels() as u64 * 16)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct RecordMatrix {
+    words: u32,
+    scales: u32,
+    /// Of 8 columns in a row.
+    chunks: u32,
+    panels: u32,
+}

@@ -1,0 +1,163 @@
+//! Where a checkpoint tensor lies in its file, and how its values become f32.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// A tensor in a mapped file. Every element that shape and strides can name lies within the file: whoever makes one checks that.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    /// Elements from one index to the next, for each axis.
+    pub(crate) strides: Vec<usize>,
+    /// Which of the checkpoint's files.
+    pub(crate) file: usize,
+    /// First element, in bytes from the start of the file.
+    pub(crate) start: usize,
+}
+
+impl Tensor {
+    /// Whether both are the same bytes read the same way: tied weights of a PyTorch checkpoint.
+    pub(crate) fn is(&self, other: &Tensor) -> bool {
+        self == other
+    }
+}
+
+/// Strides of a row-major tensor; `None` when it has more elements than memory can address.
+pub(super) fn row_major(shape: &[usize]) -> Option<Vec<usize>> {
+    let mut strides = vec![1; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = shape[axis].checked_mul(strides[axis])?;
+    }
+    shape.first().map_or(Some(1), |n| n.checked_mul(strides[0]))?;
+    Some(strides)
+}
+
+/// A matrix within a tensor; strides in elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct View {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+    /// Elements from the tensor's first.
+    offset: usize,
+}
+
+impl View {
+    /// The whole tensor, or its part `index` along the first axis: a matrix, or one row when a single axis is left.
+    /// `None` when more are left, or there is no such part.
+    pub(crate) fn new(tensor: &Tensor, index: Option<usize>) -> Option<View> {
+        let (mut shape, mut strides, mut offset) = (&tensor.shape[..], &tensor.strides[..], 0);
+        if let Some(i) = index {
+            if i >= *shape.first()? {
+                return None;
+            }
+            offset = i * strides[0];
+            (shape, strides) = (&shape[1..], &strides[1..]);
+        }
+        match (shape, strides) {
+            (&[cols], &[col_stride]) => Some(View { rows: 1, cols, row_stride: 0, col_stride, offset }),
+            (&[rows, cols], &[row_stride, col_stride]) => Some(View { rows, cols, row_stride, col_stride, offset }),
+            _ => None,
+        }
+    }
+
+    /// Some of its rows.
+    pub(crate) fn rows(self, range: Range<usize>) -> Option<View> {
+        let inside = range.start < range.end && range.end <= self.rows;
+        inside.then(|| View { rows: range.len(), offset: self.offset + range.start * self.row_stride, ..self })
+    }
+
+    /// Rows for columns.
+    pub(crate) fn transpose(self) -> View {
+        View { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// Writes the matrix, row-major, to `out` (`rows · cols` values). `None` when the tensor does not hold floats.
+    pub(crate) fn read(&self, tensor: &Tensor, file: &[u8], out: &mut [f32]) -> Option<()> {
+        let bytes = &file[tensor.start..];
+        match tensor.dtype {
+            Dtype::F32 => self.gather(bytes, out, f32::from_le_bytes),
+            Dtype::F16 => self.gather(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => self.gather(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => self.gather(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn gather<const N: usize>(&self, bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
+        let element = |at: usize| {
+            let mut b = [0; N];
+            b.copy_from_slice(&bytes[at * N..][..N]);
+            convert(b)
+        };
+        if self.col_stride <= self.row_stride || self.rows == 1 {
+            for (r, row) in out.chunks_exact_mut(self.cols).enumerate() {
+                let at = self.offset + r * self.row_stride;
+                row.iter_mut().enumerate().for_each(|(c, y)| *y = element(at + c * self.col_stride));
+            }
+        } else {
+            // Stored the other way round: walk memory in its own order.
+            for c in 0..self.cols {
+                let at = self.offset + c * self.col_stride;
+                (0..self.rows).for_each(|r| out[r * self.cols + c] = element(at + r * self.row_stride));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize]) -> (Tensor, Vec<u8>) {
+        let n: usize = shape.iter().product();
+        let bytes = (0..n).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        let strides = row_major(shape).expect("small");
+        (Tensor { dtype: Dtype::F32, shape: shape.to_vec(), strides, file: 0, start: 0 }, bytes)
+    }
+
+    fn read(view: View, tensor: &Tensor, bytes: &[u8]) -> Vec<f32> {
+        let mut out = vec![f32::NAN; view.rows * view.cols];
+        view.read(tensor, bytes, &mut out).expect("floats");
+        out
+    }
+
+    #[test]
+    fn parts_rows_and_transposes() {
+        let (t, bytes) = tensor(&[2, 3, 4]);
+        let part = View::new(&t, Some(1)).expect("exists");
+        assert_eq!(read(part, &t, &bytes), (12..24).map(|i| i as f32).collect::<Vec<_>>());
+        let rows = part.rows(1..3).expect("inside");
+        assert_eq!(read(rows, &t, &bytes), (16..24).map(|i| i as f32).collect::<Vec<_>>());
+        assert_eq!(read(rows.transpose(), &t, &bytes), [16.0, 20.0, 17.0, 21.0, 18.0, 22.0, 19.0, 23.0]);
+        assert_eq!(read(part.transpose().rows(1..2).expect("inside"), &t, &bytes), [13.0, 17.0, 21.0]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        let (t, _) = tensor(&[2, 3, 4]);
+        assert_eq!(View::new(&t, None), None, "three axes");
+        assert_eq!(View::new(&t, Some(2)), None, "no such part");
+        assert_eq!(View::new(&t, Some(0)).and_then(|v| v.rows(2..4)), None, "too many rows");
+        assert_eq!(row_major(&[usize::MAX, 2]), None);
+    }
+
+    #[test]
+    fn every_float_format() {
+        for (dtype, bytes) in [
+            (Dtype::F16, f16::from_f32(-1.5).to_le_bytes().to_vec()),
+            (Dtype::BF16, bf16::from_f32(-1.5).to_le_bytes().to_vec()),
+            (Dtype::F64, (-1.5f64).to_le_bytes().to_vec()),
+        ] {
+            let t = Tensor { dtype, shape: vec![1], strides: vec![1], file: 0, start: 0 };
+            assert_eq!(read(View::new(&t, None).expect("a row"), &t, &bytes), [-1.5]);
+        }
+        let t = Tensor { dtype: Dtype::I8, shape: vec![1], strides: vec![1], file: 0, start: 0 };
+        assert_eq!(View::new(&t, None).expect("a row").read(&t, &[1], &mut [0.0]), None, "whole numbers are no weights");
+    }
+}

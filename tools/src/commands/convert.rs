@@ -1,0 +1,94 @@
+//! `hotset convert`: checkpoint folder → bundle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use hotset::bundle::Manifest;
+use hotset::codec::Codec;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::checkpoint::Checkpoint;
+use crate::failure::{Failure, Result};
+use crate::import;
+
+/// Convert a checkpoint folder to a bundle
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder with config.json, safetensors or PyTorch weights, and tokenizer.json if there is one
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// The bundle to write, by custom with the extension .hotset
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// How matrices are stored: f32, f16, bf16, q8 (8.5 bits per weight) or q4 (4.5 bits per weight)
+    #[arg(long, default_value = "q4")]
+    codec: Codec,
+    /// Print a summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(&args.source)?;
+    let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
+    let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
+
+    // An interrupted conversion drops its writer, which removes the temporary file.
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
+
+    let bar = progress_bar();
+    let progress = |written, total| {
+        bar.set_length(total);
+        bar.set_position(written);
+    };
+    let options = import::Options { target: &args.output, codec: args.codec, family, stop: &stop, progress: &progress };
+    let manifest = import::write(&checkpoint, import, tokenizer, &options)?;
+    bar.finish_and_clear();
+
+    let bytes = std::fs::metadata(&args.output).map_or(0, |m| m.len());
+    summary(&args, &manifest, bytes, started.elapsed().as_secs_f64())
+}
+
+/// Bytes done; drawn on a terminal only.
+pub(super) fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn summary(args: &Args, manifest: &Manifest, bytes: u64, seconds: f64) -> Result<()> {
+    use std::io::Write;
+    let (plan, mut out) = (&manifest.plan, std::io::stdout().lock());
+    let experts: u32 = plan.pools.iter().map(|p| p.records).sum();
+    if args.json {
+        let summary = serde_json::json!({
+            "bundle": args.output,
+            "family": manifest.provenance.family,
+            "codec": args.codec,
+            "bytes": bytes,
+            "pools": plan.pools.len(),
+            "experts": experts,
+            "tokenizer": manifest.text.is_some(),
+            "fingerprint": manifest.fingerprint,
+            "seconds": seconds,
+        });
+        writeln!(out, "{summary}")?;
+    } else {
+        let size = indicatif::HumanBytes(bytes);
+        let text = if manifest.text.is_some() { "with tokenizer" } else { "without tokenizer: it runs on token ids" };
+        let pools = plan.pools.len();
+        writeln!(
+            out,
+            "{}: {family}, {experts} experts in {pools} pools, {codec}, {size}, {text}",
+            args.output.display(),
+            family = manifest.provenance.family,
+            codec = args.codec
+        )?;
+    }
+    Ok(())
+}
