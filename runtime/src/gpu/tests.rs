@@ -4,11 +4,17 @@
 
 use hotset_shaders::{Form, Lanes, Panels, best_merge, best_slice, dense_mat, dense_vec, group, route};
 
+use std::sync::Arc;
+
 use super::device::{Device, Upload};
 use super::program::{Frame, Program, Recording};
 use super::weights::codec;
-use super::{AdapterChoice, GpuOptions, adapters};
+use super::{AdapterChoice, GpuModel, GpuOptions, adapters};
 use crate::codec::{Codec, Layout, Matrix, encode};
+use crate::model::{Model, Output, RunOptions, Want};
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 /// Both ways of reducing, each on a device of its own; none where there is no adapter, which continuous integration does not allow.
 fn devices() -> Vec<Device> {
@@ -211,5 +217,23 @@ fn both_ways_of_reducing_are_tested() {
     let lanes: Vec<Lanes> = devices().iter().map(|d| d.lanes).collect();
     if adapters().iter().any(|a| a.unusable.is_none() && a.features.contains(&"subgroups") && a.subgroup.0 >= 4 && a.subgroup.1 <= 64) {
         assert_eq!(lanes, [Lanes::Subgroup, Lanes::Workgroup]);
+    }
+}
+
+/// How many panels share a workgroup, which differs between hardware and software adapters, changes no bit of any plan's logits.
+#[test]
+fn one_panel_or_four_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in 0..6u64 {
+        let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::ALL[seed as usize % 5]));
+        let tokens = support::Random::new(seed).tokens(3, bundle.plan().vocab);
+        let results = [false, true].map(|hardware| {
+            let mut device = devices().into_iter().next()?;
+            device.report.hardware = hardware;
+            let model = GpuModel::load(device, bundle.clone()).unwrap();
+            let mut run = model.start(RunOptions { context: 8, slide: false, stick_epsilon: 0.0 }).unwrap();
+            Some(tokens.iter().map(|t| run.forward(&[*t], Want::Last).unwrap()).collect::<Vec<Output>>())
+        });
+        assert_eq!(results[0], results[1], "seed {seed}");
     }
 }
