@@ -13,6 +13,11 @@ use crate::codec::{Codec, GROUP, LINE, PANEL};
 /// Tokens of a block: 32, a group of columns of the values and two panels of the keys.
 pub(super) const BLOCK: usize = GROUP;
 
+/// A line of f32: one column of each row of a panel.
+type Singles = [f32; PANEL];
+/// A line of f16: two columns of each row of a panel.
+type Pairs = [[f16; 2]; PANEL];
+
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
@@ -66,16 +71,16 @@ impl Head {
         // Keys: row t, column d. Values: row d, column t; a panel of values has one column for each token of the block.
         match self.codec {
             Codec::F32 => {
-                let (keys, values): (&mut [[f32; PANEL]], &mut [[f32; PANEL]]) =
-                    (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
+                let keys: &mut [Singles] = bytemuck::cast_slice_mut(keys);
+                let values: &mut [Singles] = bytemuck::cast_slice_mut(values);
                 for (d, (k, v)) in key.iter().zip(value).enumerate() {
                     keys[t / PANEL * panel + d][t % PANEL] = *k;
                     values[d / PANEL * BLOCK + t][d % PANEL] = *v;
                 }
             }
             _ => {
-                let (keys, values): (&mut [[[f16; 2]; PANEL]], &mut [[[f16; 2]; PANEL]]) =
-                    (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
+                let keys: &mut [Pairs] = bytemuck::cast_slice_mut(keys);
+                let values: &mut [Pairs] = bytemuck::cast_slice_mut(values);
                 for (d, (k, v)) in key.iter().zip(value).enumerate() {
                     keys[t / PANEL * panel + d / 2][t % PANEL][d % 2] = narrow(*k);
                     values[d / PANEL * (BLOCK / 2) + t / 2][d % PANEL][t % 2] = narrow(*v);
