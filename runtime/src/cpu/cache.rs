@@ -2,7 +2,8 @@
 //!
 //! A head's cache is a list of blocks of 32 tokens. The keys of a block are a matrix `[32 tokens, head_dim]`: its product with
 //! queries gives scores. The values are a matrix `[head_dim, 32 tokens]`: its product with weights gives mixes. Memory grows block by block;
-//! a sliding cache uses its blocks in turn.
+//! a sliding cache uses its blocks in turn. The rows of a tied state are stored in both layouts, which costs memory and saves sums across
+//! lanes.
 
 use bytemuck::{Pod, Zeroable};
 use half::f16;
