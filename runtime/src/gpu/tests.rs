@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use hotset_shaders::{Form, Lanes, best_merge, best_slice, dense_mat, dense_vec, group, route};
+use hotset_shaders::{Form, Lanes, Panels, best_merge, best_slice, dense_mat, dense_vec, group, route};
 
 use super::device::{Device, Upload};
 use super::program::{Frame, Program, Recording};
@@ -100,7 +100,7 @@ fn products_equal_decoded_rows() {
                     dots.collect::<Vec<_>>()
                 })
                 .collect();
-            for tiled in [false, true] {
+            for (tiled, group) in [(false, Panels::One), (false, Panels::Four), (true, Panels::One)] {
                 let y = device.storage("y", (TOKENS * stride * 4) as u64).unwrap();
                 let mut program = Program::default();
                 if tiled {
@@ -110,7 +110,7 @@ fn products_equal_decoded_rows() {
                     program.push(&device, kernel, buffers, move |_| Some((params, [1, 2, 1]))).unwrap();
                 } else {
                     let buffers = dense_vec::Buffers { weights: all(&weights), vectors: all(&vectors), x: all(&x), y: all(&y) };
-                    let kernel = dense_vec::kernel(codec(c), device.lanes, Form::Plain);
+                    let kernel = dense_vec::kernel(codec(c), device.lanes, Form::Plain, group);
                     program.push(&device, kernel, buffers, move |_| Some((params, [panels, u(TOKENS), 1]))).unwrap();
                 }
                 let got: Vec<f32> = read(&device, &program, &y, TOKENS * stride);
