@@ -1,6 +1,6 @@
 //! Reading a bundle: map it, validate it completely, then hand out slices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -162,7 +162,7 @@ impl Bundle {
     /// `progress` is told the bytes read so far.
     ///
     /// # Errors
-    /// Names a region that differs.
+    /// Names the first region that differs.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<()> {
         let damaged = |region: &str| Error::Bundle {
             path: self.path.clone(),
@@ -173,7 +173,7 @@ impl Bundle {
             return Err(damaged("plan"));
         }
         let mut at = self.map.len() - entries.iter().map(|e| e.bytes).sum::<usize>();
-        let mut hashers: HashMap<&str, blake3::Hasher> = HashMap::new();
+        let mut hashers: BTreeMap<&str, blake3::Hasher> = BTreeMap::new();
         for e in &entries {
             if let Some(region) = &e.region {
                 hashers.entry(region).or_default().update(&self.map[at..at + e.bytes]);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch;
+mod best;
 mod cache;
 mod context;
 mod ffn;

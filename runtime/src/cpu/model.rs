@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::best::best;
 use super::cache::Head;
 use super::context::Context;
 use super::forward::{Space, forward, head};
@@ -12,7 +13,7 @@ use super::report;
 use crate::bundle::Bundle;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{Candidates, Model, Output, Report, Run, RunOptions, Want};
+use crate::model::{Model, Output, Report, Run, RunOptions, Want};
 
 /// Most tokens of one batch.
 const CHUNK: usize = 512;
@@ -148,7 +149,7 @@ impl CpuRun {
         Ok(match want {
             Want::Nothing => Output::Nothing,
             Want::Last | Want::All => Output::Logits(logits),
-            Want::Best(best) => Output::Best(Candidates::select(&mut logits, best)),
+            Want::Best(request) => Output::Best(best(shared.kernels, &mut logits, request)),
         })
     }
 }

@@ -59,9 +59,7 @@ fn score(c: &Context<'_>, score: &Score, x: View<'_>, experts: usize, space: &mu
         Score::Mlp { hidden, activation, output } => {
             (Job { activation: Some(*activation), ..Job::linear(c.linear(hidden)?, x) }, c.linear(output)?)
         }
-        Score::Cosine { projection, centroids } => {
-            (Job::linear(c.linear(projection)?, x), Weights::plain(c.bundle.matrix(centroids)?))
-        }
+        Score::Cosine { projection, centroids } => (Job::linear(c.linear(projection)?, x), Weights::plain(c.bundle.matrix(centroids)?)),
     };
     let groups = groups_of(first.weights.matrix.layout().rows);
     if let Score::Cosine { .. } = score {

@@ -1,0 +1,92 @@
+//! Bundles of real shapes with random weights: what a benchmark needs when no checkpoint is at hand.
+//!
+//! Words are drawn straight in panel layout, so a bundle is written as fast as the disk takes it. Random weights leave the amount of
+//! arithmetic and of bytes per token as they are in the model whose shape is used, but their routing has no locality: every token chooses
+//! its experts afresh. Hit rates measured on such a bundle are the worst case, not what text would give.
+
+mod fill;
+mod shape;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hotset::Result;
+use hotset::bundle::{BundleWriter, RecordLayout, TensorInfo};
+use hotset::codec::{Codec, Layout};
+use hotset::plan::Pool;
+
+use fill::{Random, fill};
+use shape::EMBEDDING;
+pub(crate) use shape::{SHAPES, Shape};
+
+/// Writes a bundle of `shape` to `out`; the same seed gives the same bytes. `progress` is told bytes written and bytes in all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write(shape: &Shape, codec: Codec, seed: u64, out: &Path, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+    let manifest = shape.manifest(codec, seed);
+    let mut writer = BundleWriter::create(out, manifest.clone(), None)?;
+    let entries = writer.entries().to_vec();
+    let total = entries.iter().map(|e| e.bytes as u64).sum();
+    let pools: BTreeMap<&str, &Pool> = manifest.plan.pools.iter().map(|p| (p.name.as_str(), p)).collect();
+    let (mut done, mut random, mut buffer) = (0, Random(seed), Vec::new());
+    for e in &entries {
+        let Some(region) = e.region.as_deref() else { continue };
+        buffer.clear();
+        buffer.resize(e.bytes, 0);
+        let matrices = match manifest.tensors.get(&e.name) {
+            Some(&TensorInfo::Vector { len }) => {
+                buffer[..len as usize * 4].copy_from_slice(&1f32.to_le_bytes().repeat(len as usize));
+                Vec::new()
+            }
+            Some(matrix) => matrix.layout().map(|l| (l, 0)).into_iter().collect(),
+            None => record(pools.get(region), shape.width),
+        };
+        for (layout, at) in matrices {
+            fill(layout, deviation(&e.name, layout), &mut random, &mut buffer[at..][..layout.bytes()]);
+        }
+        writer.write(&e.name, &buffer)?;
+        done += e.bytes as u64;
+        progress(done, total);
+    }
+    writer.finish().map(|_| ())
+}
+
+/// Layout and offset of each matrix in a record of `pool`.
+fn record(pool: Option<&&Pool>, width: u32) -> Vec<(Layout, usize)> {
+    let layout = pool.and_then(|p| RecordLayout::of(p, width));
+    layout.into_iter().flat_map(|r| r.matrices).map(|(_, layout, at)| (layout, at)).collect()
+}
+
+/// Standard deviation of a matrix's weights. `1/√in` keeps activations of one size through any number of layers, and router logits near
+/// standard normal, so that routing is neither uniform nor stuck on a few experts.
+fn deviation(name: &str, layout: Layout) -> f32 {
+    if name == EMBEDDING { 1.0 } else { 1.0 / (layout.cols as f32).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+    use super::shape::tests::TINY;
+    use super::*;
+    use hotset::bundle::Bundle;
+
+    #[test]
+    fn a_bundle_opens_verifies_and_repeats() {
+        let dir = tempfile::tempdir().unwrap();
+        let write_to = |name: &str, seed| {
+            let path = dir.path().join(name);
+            let mut last = (0, 0);
+            write(&TINY, Codec::Q4, seed, &path, |done, total| last = (done, total)).unwrap();
+            assert!(last.0 <= last.1 && last.1 > 0);
+            path
+        };
+        let (a, b, c) = (write_to("a.hotset", 1), write_to("b.hotset", 1), write_to("c.hotset", 2));
+        let bundle = Bundle::open(&a).unwrap();
+        bundle.verify(|_| ()).unwrap();
+        assert_eq!(bundle.plan().steps.len(), 4);
+        assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(b).unwrap());
+        assert_ne!(std::fs::read(a).unwrap(), std::fs::read(c).unwrap());
+    }
+}
