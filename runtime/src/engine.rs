@@ -14,6 +14,9 @@ use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
 use crate::text::Tokenizer;
 
+/// Most CPU threads that may be asked for.
+const MAX_THREADS: usize = 1024;
+
 /// Where a model runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Device {
@@ -76,8 +79,8 @@ impl Engine {
     /// # Errors
     /// When the file is not a usable bundle, there is no such device, or the device has no room for the model.
     pub fn open(path: impl AsRef<Path>, options: &EngineOptions) -> Result<Engine> {
-        if options.threads == Some(0) {
-            return Err(Error::Input("0 threads cannot compute anything; give 1 or more".into()));
+        if let Some(n) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
+            return Err(Error::Input(format!("{n} threads are impossible; choose 1 to {MAX_THREADS}")));
         }
         let bundle = Arc::new(Bundle::open(path)?);
         let model = ready(&bundle, options)?;

@@ -22,7 +22,7 @@ pub(crate) fn interface(module: &Module, kernel: &str) -> Result<Interface, Stri
         let name = v.name.clone().unwrap_or_default();
         match (v.space, &v.binding) {
             (AddressSpace::Storage { access }, Some(b)) if b.group == 0 => {
-                buffers.push((b.binding, name, access.contains(StorageAccess::STORE)))
+                buffers.push((b.binding, name, access.contains(StorageAccess::STORE)));
             }
             (AddressSpace::Immediate, _) => params = Some(v.ty),
             (AddressSpace::WorkGroup | AddressSpace::Private, _) => {}

@@ -1,4 +1,4 @@
-// From projections to queries and cache rows: clip, normalise, rotate, store. A workgroup per token and unit, where a unit is what is
+// From projections to queries and cache rows: normalise, clip, rotate, store. A workgroup per token and unit, where a unit is what is
 // normalised together: one head, or all heads of a query set, of the keys, of the values.
 const LANES = 64u;
 #import sum_max
@@ -136,15 +136,17 @@ fn element(at: u32, input: bool) -> f32 {
     if input {
         return a[at];
     }
-    return clamp(projected[at], -params.clip, params.clip);
+    return projected[at];
 }
 
+// The normalised and clipped element from its centred and scaled value; `at` counts from the unit's first.
 fn gain(norm: Norm, at: u32, v: f32) -> f32 {
-    if norm.kind == 0u {
-        return v;
+    var y = v;
+    if norm.kind != 0u {
+        y *= vectors[norm.weight + at];
+        if norm.bias != NONE {
+            y += vectors[norm.bias + at];
+        }
     }
-    if norm.bias == NONE {
-        return v * vectors[norm.weight + at];
-    }
-    return v * vectors[norm.weight + at] + vectors[norm.bias + at];
+    return clamp(y, -params.clip, params.clip);
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod batch;
+mod best;
 mod cache;
 mod context;
 mod ffn;
@@ -20,3 +21,8 @@ mod routes;
 mod share;
 
 pub use model::CpuModel;
+
+/// What a [`CpuModel`] runs on by default: processor, instruction set, threads.
+pub fn describe() -> String {
+    report::device(kernels::available()[0].name(), pool::default_threads())
+}

@@ -11,7 +11,7 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
     let plan = bundle.plan();
     let rows = plan.states.iter().map(|s| s.kv_heads as usize * Head::bytes_per_token(cache, s.head_dim as usize));
     Report {
-        device: format!("{}, {kernels}, {threads} thread{}", processor(), if threads == 1 { "" } else { "s" }),
+        device: device(kernels, threads),
         kind: "cpu",
         device_bytes: 0,
         cache_bytes_per_token: rows.sum::<usize>() as u64,
@@ -19,6 +19,11 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
         dispatches_per_token: 0,
         dispatches_per_step: Vec::new(),
     }
+}
+
+/// Processor, instruction set and threads in words.
+pub(super) fn device(kernels: &str, threads: usize) -> String {
+    format!("{}, {kernels}, {threads} thread{}", processor(), if threads == 1 { "" } else { "s" })
 }
 
 /// The processor's name where the system tells it cheaply.
@@ -55,8 +60,11 @@ fn matrices(step: &Step) -> Vec<&str> {
     }
     match &step.work {
         Work::Attention(a) => {
-            let shared = |p| if let &Part::Shared(ref l) = p { Some(&*l.weight) } else { None };
-            out.extend([&a.q, &a.k, &a.v, &a.o].into_iter().filter_map(shared));
+            for part in [&a.q, &a.k, &a.v, &a.o] {
+                if let Part::Shared(l) = part {
+                    out.push(&l.weight);
+                }
+            }
         }
         Work::Ffn(f) => {
             if let Some(SharedFfn { gate, up, down, weigh, .. }) = &f.shared {

@@ -16,6 +16,8 @@ mod program;
 mod run;
 mod scratch;
 mod slabs;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::collections::BTreeSet;

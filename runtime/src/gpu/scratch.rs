@@ -14,13 +14,19 @@ const BATCH: u64 = 256;
 /// Most splits of the visible keys.
 pub(super) const SPLITS: u32 = 16;
 /// Most slices of the vocabulary, as in `best_merge`.
-pub(super) const SLICES: u32 = 1024;
+const SLICES: u32 = 1024;
 /// Most bytes of logits held at once.
 const LOGITS: u64 = 64 << 20;
 
 /// f32 elements of a row that feeds a product.
 pub(super) fn row(columns: u32) -> u32 {
     columns.next_multiple_of(GROUP as u32)
+}
+
+/// Tokens of a slice of the vocabulary, and the number of slices.
+pub(super) fn slices(vocab: u32) -> (u32, u32) {
+    let slice = vocab.div_ceil(SLICES).max(2048);
+    (slice, vocab.div_ceil(slice))
 }
 
 /// Routes of a token at a step; 1 where nothing is routed.
@@ -171,6 +177,7 @@ impl Scratch {
         let turns: u64 = plan.rotations.iter().map(|r| r.frequencies.len() as u64 * 2).sum();
         let tiles = 1 + batch * n.routes / 32 + n.experts.min(batch * n.routes);
         let floats = |label: &str, len: u64| device.storage(label, len * 4);
+        let slices = u64::from(slices(plan.vocab).1);
         let candidates = crate::model::MAX_CANDIDATES as u64 * 2;
         Ok(Scratch {
             batch: u32::try_from(batch).unwrap_or(u32::MAX),
@@ -196,8 +203,8 @@ impl Scratch {
             tiles: floats("tiles", tiles * 4)?,
             logits: floats("logits", outputs * vocab)?,
             penalised: floats("penalised tokens", vocab)?,
-            candidates: floats("candidates", u64::from(SLICES) * candidates)?,
-            slice_stats: floats("candidates", u64::from(SLICES) * 4)?,
+            candidates: floats("candidates", slices * candidates)?,
+            slice_stats: floats("candidates", slices * 4)?,
             best: floats("candidates", 4 + candidates)?,
         })
     }

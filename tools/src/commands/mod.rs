@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod convert;
+mod devices;
 mod eval;
 mod inspect;
 mod logits;
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     Run(run::Args),
     Chat(chat::Args),
     Logits(logits::Args),
+    Devices(devices::Args),
     Eval(eval::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
@@ -31,6 +33,7 @@ impl Command {
             Command::Run(args) => run::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Logits(args) => logits::run(args),
+            Command::Devices(args) => devices::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),

@@ -70,7 +70,10 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn halves(w: [__m256i; 2]) -> [[__m256; 2]; 2] {
-        let low = [narrow(_mm256_blend_epi16::<0xaa>(w[0], _mm256_setzero_si256())), narrow(_mm256_blend_epi16::<0xaa>(w[1], _mm256_setzero_si256()))];
+        let low = [
+            narrow(_mm256_blend_epi16::<0xaa>(w[0], _mm256_setzero_si256())),
+            narrow(_mm256_blend_epi16::<0xaa>(w[1], _mm256_setzero_si256())),
+        ];
         let high = [narrow(_mm256_srli_epi32::<16>(w[0])), narrow(_mm256_srli_epi32::<16>(w[1]))];
         [[_mm256_cvtph_ps(low[0]), _mm256_cvtph_ps(low[1])], [_mm256_cvtph_ps(high[0]), _mm256_cvtph_ps(high[1])]]
     }

@@ -53,7 +53,9 @@ fn products_are_the_same_bits_on_every_instruction_set() {
     let sets = available();
     let scalar = *sets.last().unwrap();
     for codec in Codec::ALL {
-        for (i, (rows, cols, tokens)) in [(1, 1, 1), (16, 32, 1), (40, 96, 3), (33, 70, 7), (64, 256, 16), (17, 130, 37)].into_iter().enumerate() {
+        for (i, (rows, cols, tokens)) in
+            [(1, 1, 1), (16, 32, 1), (40, 96, 3), (33, 70, 7), (64, 256, 16), (17, 130, 37)].into_iter().enumerate()
+        {
             let (layout, bytes) = stored(codec, rows, cols, i as u32);
             let m = Matrix::new(layout, &bytes).unwrap();
             let x = groups(&noise(tokens * cols, 77), cols);
@@ -75,10 +77,15 @@ fn extremes_of_the_integer_codecs_do_not_saturate() {
         bytes.extend(half::f16::ONE.to_le_bytes().repeat((layout.bytes() - layout.scales_at()) / 2));
         let m = Matrix::new(layout, &bytes).unwrap();
         for sign in [1.0, -1.0] {
-            let x = groups(&vec![127.0 * sign; 32], 32);
+            let x = groups(&[127.0 * sign; 32], 32);
             let weight = if codec == Codec::Q4 { 7.0 } else { -128.0 };
             for k in available() {
-                assert_eq!(multiply(k, m, &x, false).as_flattened(), [[weight * 127.0 * 32.0 * sign; 16], [0.0; 16]].as_flattened(), "{codec} {}", k.name());
+                assert_eq!(
+                    multiply(k, m, &x, false).as_flattened(),
+                    [[weight * 127.0 * 32.0 * sign; 16], [0.0; 16]].as_flattened(),
+                    "{codec} {}",
+                    k.name()
+                );
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Panels times tokens: the matrix product, written once against [`Lanes`].
 //!
-//! A tile is `P` panels by `N` tokens with one accumulator for each, all in registers. The weights of a group are unpacked once
+//! A tile is a panel by `N` tokens with one accumulator for each, all in registers. The weights of a group are unpacked once
 //! and meet every token of the tile.
 
 use super::lanes::Lanes;
@@ -8,7 +8,7 @@ use super::{Block, Group, Rows, Values};
 use crate::codec::{Codec, GROUP, LINE, PANEL};
 
 /// How far ahead of the panel's lines to prefetch, in bytes. Prefetchers of the hardware stop at page ends; this does not.
-const AHEAD: usize = 1536;
+const AHEAD: usize = 4096;
 
 /// See [`Kernels::product`](super::Kernels::product).
 ///
@@ -69,57 +69,41 @@ unsafe fn by_codec<L: Lanes, const N: usize>(w: &Rows<'_>, x: Values<'_>, at: Ti
 trait Inner {
     type Item;
 
-    /// Adds the products of `P` panels with `N` tokens to `acc[token][panel]`. `x` points to the first token of group 0.
+    /// Adds the products of a panel with `N` tokens to `acc`. `x` points to the first token of group 0.
     ///
     /// # Safety
     /// As for [`by_codec`].
-    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
-        words: [*const u8; P],
-        scales: [*const u8; P],
+    unsafe fn run<L: Lanes, const N: usize>(
+        words: *const u8,
+        scales: *const u8,
         groups: usize,
         x: *const Self::Item,
         tokens: usize,
-        acc: &mut [[L::Float; P]; N],
+        acc: &mut [L::Float; N],
     );
 }
 
-/// Runs both panels at once where that keeps two chains of additions busy, one after the other where registers are short.
+/// One panel after the other: in memory the second follows the first, and so does what is prefetched.
 ///
 /// # Safety
 /// As for [`by_codec`].
 #[inline(always)]
 unsafe fn panels<L: Lanes, I: Inner, const N: usize>(w: &Rows<'_>, x: *const I::Item, at: Tile, out: &mut [Group]) {
-    // SAFETY: the conditions are handed on; `out` has N groups of two panels' lanes.
-    unsafe {
-        let (x, y) = (x.add(at.first), out.as_mut_ptr().cast::<f32>());
-        if w.panels() == 2 && 2 * N <= L::TILE {
-            let (words, scales) = ([w.words[0].as_ptr(), w.words[1].as_ptr()], [w.scales[0].as_ptr(), w.scales[1].as_ptr()]);
-            let mut acc = [[L::splat(0.0); 2]; N];
+    for p in 0..2 {
+        // SAFETY: the conditions are handed on; `out` has N groups of two panels' lanes.
+        unsafe {
+            let (x, y) = (x.add(at.first), out.as_mut_ptr().cast::<f32>().add(p * PANEL));
+            let mut acc = [L::splat(0.0); N];
             if at.accumulate {
                 for (t, acc) in acc.iter_mut().enumerate() {
-                    *acc = [L::load(y.add(t * GROUP)), L::load(y.add(t * GROUP + PANEL))];
-                }
-            }
-            I::run::<L, 2, N>(words, scales, w.groups, x, at.tokens, &mut acc);
-            for (t, acc) in acc.iter().enumerate() {
-                L::store(y.add(t * GROUP), acc[0]);
-                L::store(y.add(t * GROUP + PANEL), acc[1]);
-            }
-            return;
-        }
-        for p in 0..2 {
-            let y = y.add(p * PANEL);
-            let mut acc = [[L::splat(0.0); 1]; N];
-            if at.accumulate {
-                for (t, acc) in acc.iter_mut().enumerate() {
-                    *acc = [L::load(y.add(t * GROUP))];
+                    *acc = L::load(y.add(t * GROUP));
                 }
             }
             if p < w.panels() {
-                I::run::<L, 1, N>([w.words[p].as_ptr()], [w.scales[p].as_ptr()], w.groups, x, at.tokens, &mut acc);
+                I::run::<L, N>(w.words[p].as_ptr(), w.scales[p].as_ptr(), w.groups, x, at.tokens, &mut acc);
             }
-            for (t, acc) in acc.iter().enumerate() {
-                L::store(y.add(t * GROUP), acc[0]);
+            for (t, &acc) in acc.iter().enumerate() {
+                L::store(y.add(t * GROUP), acc);
             }
         }
     }
@@ -132,53 +116,49 @@ impl<const BITS: usize> Inner for RoundedTile<BITS> {
     type Item = Block;
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
-        words: [*const u8; P],
-        scales: [*const u8; P],
+    unsafe fn run<L: Lanes, const N: usize>(
+        words: *const u8,
+        scales: *const u8,
         groups: usize,
         x: *const Block,
         tokens: usize,
-        acc: &mut [[L::Float; P]; N],
+        acc: &mut [L::Float; N],
     ) {
-        let group_bytes = BITS * LINE;
         for g in 0..groups {
-            // SAFETY: `by_codec`'s conditions: every panel has `groups` groups of `BITS` lines and 16 scales, and every group of `x`
+            // SAFETY: `by_codec`'s conditions: the panel has `groups` groups of `BITS` lines and 16 scales, and every group of `x`
             // has `tokens` blocks, of which N follow the pointer.
             unsafe {
-                let x = x.add(g * tokens);
-                for p in 0..P {
-                    let lines = words[p].add(g * group_bytes);
-                    let mut w = [L::line(lines); 8];
-                    for i in 0..8 {
-                        if BITS == 8 {
-                            L::prefetch(lines.wrapping_add(AHEAD + i * LINE));
-                            w[i] = L::bytes(L::line(lines.add(i * LINE)));
-                        } else if i % 2 == 0 {
-                            L::prefetch(lines.wrapping_add(AHEAD + i / 2 * LINE));
-                            let pair = L::nibbles(L::line(lines.add(i / 2 * LINE)));
-                            w[i] = pair[0];
-                            w[i + 1] = pair[1];
+                let (x, lines, scales) = (x.add(g * tokens), words.add(g * BITS * LINE), scales.add(g * PANEL * 2));
+                for i in 0..BITS {
+                    L::prefetch(lines.wrapping_add(AHEAD + i * LINE));
+                }
+                L::prefetch(scales.wrapping_add(AHEAD / 4));
+                let mut w = [L::line(lines); 8];
+                for i in 0..8 {
+                    if BITS == 8 {
+                        w[i] = L::bytes(L::line(lines.add(i * LINE)));
+                    } else if i % 2 == 0 {
+                        [w[i], w[i + 1]] = L::nibbles(L::line(lines.add(i / 2 * LINE)));
+                    }
+                }
+                let scale = L::scales(scales);
+                for (t, acc) in acc.iter_mut().enumerate() {
+                    let b = &*x.add(t);
+                    let q = b.q.as_ptr().cast::<i32>();
+                    let sum = if BITS == 8 {
+                        let mut sum = L::start8(b.fold);
+                        for (i, &w) in w.iter().enumerate() {
+                            sum = L::dot8(sum, w, q.add(i).read());
                         }
-                    }
-                    let scale = L::scales(scales[p].add(g * PANEL * 2));
-                    for (t, acc) in acc.iter_mut().enumerate() {
-                        let b = &*x.add(t);
-                        let q = b.q.as_ptr().cast::<i32>();
-                        let sum = if BITS == 8 {
-                            let mut sum = L::start8(b.fold);
-                            for (i, &w) in w.iter().enumerate() {
-                                sum = L::dot8(sum, w, q.add(i).read());
-                            }
-                            L::finish8(sum)
-                        } else {
-                            let mut sum = L::start4(b.fold);
-                            for (i, &w) in w.iter().enumerate() {
-                                sum = L::dot4(sum, w, q.add(i).read());
-                            }
-                            L::finish4(sum, b.fold)
-                        };
-                        acc[p] = L::fma(sum, L::mul(scale, L::splat(b.scale)), acc[p]);
-                    }
+                        L::finish8(sum)
+                    } else {
+                        let mut sum = L::start4(b.fold);
+                        for (i, &w) in w.iter().enumerate() {
+                            sum = L::dot4(sum, w, q.add(i).read());
+                        }
+                        L::finish4(sum, b.fold)
+                    };
+                    *acc = L::fma(sum, L::mul(scale, L::splat(b.scale)), *acc);
                 }
             }
         }
@@ -192,37 +172,34 @@ impl<const KIND: usize> Inner for FloatTile<KIND> {
     type Item = Group;
 
     #[inline(always)]
-    unsafe fn run<L: Lanes, const P: usize, const N: usize>(
-        words: [*const u8; P],
-        _scales: [*const u8; P],
+    unsafe fn run<L: Lanes, const N: usize>(
+        words: *const u8,
+        _scales: *const u8,
         groups: usize,
         x: *const Group,
         tokens: usize,
-        acc: &mut [[L::Float; P]; N],
+        acc: &mut [L::Float; N],
     ) {
-        let group_bytes = if KIND == 1 { GROUP * LINE } else { GROUP / 2 * LINE };
+        let pair_bytes = if KIND == 1 { 2 * LINE } else { LINE };
         for g in 0..groups {
             for pair in 0..GROUP / 2 {
-                // SAFETY: `by_codec`'s conditions: every panel has `groups` groups of 32 (or half as many) lines, and every group of
+                // SAFETY: `by_codec`'s conditions: the panel has `groups` groups of 32 (or half as many) lines, and every group of
                 // `x` has `tokens` items, of which N follow the pointer.
                 unsafe {
                     let x = x.add(g * tokens).cast::<f32>().add(2 * pair);
-                    for p in 0..P {
-                        let group = words[p].add(g * group_bytes);
-                        let w = if KIND == 1 {
-                            let line = group.add(2 * pair * LINE);
-                            L::prefetch(line.wrapping_add(AHEAD));
+                    let line = words.add((g * GROUP / 2 + pair) * pair_bytes);
+                    L::prefetch(line.wrapping_add(AHEAD));
+                    let w = match KIND {
+                        1 => {
                             L::prefetch(line.wrapping_add(AHEAD + LINE));
                             [L::load(line.cast()), L::load(line.add(LINE).cast())]
-                        } else {
-                            let line = group.add(pair * LINE);
-                            L::prefetch(line.wrapping_add(AHEAD));
-                            if KIND == 2 { L::halves(L::line(line)) } else { L::brains(L::line(line)) }
-                        };
-                        for (t, acc) in acc.iter_mut().enumerate() {
-                            acc[p] = L::fma(w[0], L::splat(x.add(t * GROUP).read()), acc[p]);
-                            acc[p] = L::fma(w[1], L::splat(x.add(t * GROUP + 1).read()), acc[p]);
                         }
+                        2 => L::halves(L::line(line)),
+                        _ => L::brains(L::line(line)),
+                    };
+                    for (t, acc) in acc.iter_mut().enumerate() {
+                        *acc = L::fma(w[0], L::splat(x.add(t * GROUP).read()), *acc);
+                        *acc = L::fma(w[1], L::splat(x.add(t * GROUP + 1).read()), *acc);
                     }
                 }
             }

@@ -6,7 +6,7 @@ use super::{Lower, Product, Span, all, product::Factor};
 use crate::codec::PANEL;
 use crate::error::Result;
 use crate::gpu::program::Program;
-use crate::gpu::scratch::SLICES;
+use crate::gpu::scratch::slices;
 use crate::gpu::weights::padded_rows;
 use crate::plan::Step;
 
@@ -51,8 +51,7 @@ impl Lower<'_> {
     /// Candidates from the first row of logits.
     pub(super) fn best(&self, program: &mut Program) -> Result<()> {
         let (s, vocab) = (self.scratch, self.plan.vocab);
-        let slice = vocab.div_ceil(SLICES).max(2048);
-        let slices = vocab.div_ceil(slice);
+        let (slice, slices) = slices(vocab);
         let buffers = penalise::Buffers { tokens: all(&s.penalised), logits: all(&s.logits) };
         program.push(self.device, penalise::kernel(), buffers, |frame| {
             let params = penalise::Params { count: frame.penalised, penalty: frame.penalty };

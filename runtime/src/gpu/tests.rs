@@ -1,0 +1,215 @@
+//! Kernels one by one, against the plain definition of what they compute.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use hotset_shaders::{Form, Lanes, Panels, best_merge, best_slice, dense_mat, dense_vec, group, route};
+
+use super::device::{Device, Upload};
+use super::program::{Frame, Program, Recording};
+use super::weights::codec;
+use super::{AdapterChoice, GpuOptions, adapters};
+use crate::codec::{Codec, Layout, Matrix, encode};
+
+/// Both ways of reducing, each on a device of its own; none where there is no adapter, which continuous integration does not allow.
+fn devices() -> Vec<Device> {
+    if !adapters().iter().any(|a| a.unusable.is_none()) {
+        assert!(std::env::var_os("CI").is_none(), "no GPU adapter, not even a software one");
+        #[allow(clippy::print_stderr, reason = "a skipped test must say so")]
+        {
+            eprintln!("NOT CHECKED: there is no GPU adapter, not even a software one (lavapipe)");
+        }
+        return Vec::new();
+    }
+    [true, false].map(|subgroups| Device::open(&GpuOptions { subgroups, ..GpuOptions::on(AdapterChoice::Any) }).unwrap()).into()
+}
+
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut s = seed;
+    (0..n)
+        .map(|_| {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+fn filled<T: bytemuck::NoUninit>(device: &Device, values: &[T]) -> wgpu::Buffer {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let buffer = device.storage("test", bytes.len() as u64).unwrap();
+    let mut upload = Upload::new(device);
+    upload.write(&buffer, 0, bytes).unwrap();
+    upload.finish().unwrap();
+    buffer
+}
+
+fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(device: &Device, program: &Program, buffer: &wgpu::Buffer, n: usize) -> Vec<T> {
+    let bytes = (n * size_of::<T>()) as u64;
+    let results = device.readback(bytes).unwrap();
+    let mut recording = Recording::new(device);
+    recording.run([program], &Frame::default());
+    recording.copy(buffer, &results, bytes);
+    recording.submit();
+    bytemuck::pod_collect_to_vec(&device.read(&results, bytes).unwrap())
+}
+
+fn all(b: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+    b.as_entire_buffer_binding()
+}
+
+/// Products of 50 rows × 70 columns with 37 vectors, by both kernels and in every codec, equal row-by-row dot products.
+#[test]
+fn products_equal_decoded_rows() {
+    const ROWS: usize = 50;
+    const COLS: usize = 70;
+    const TOKENS: usize = 37;
+    for device in devices() {
+        for c in Codec::ALL {
+            let layout = Layout::new(c, ROWS, COLS).unwrap();
+            let mut bytes = vec![0; layout.bytes()];
+            encode(layout, &noise(ROWS * COLS, 3), &mut bytes);
+            let matrix = Matrix::new(layout, &bytes).unwrap();
+            let inputs = noise(TOKENS * COLS, 4);
+            let mut padded = vec![0f32; TOKENS * layout.padded_cols()];
+            for (row, x) in padded.chunks_mut(layout.padded_cols()).zip(inputs.chunks(COLS)) {
+                row[..COLS].copy_from_slice(x);
+            }
+            let bias = noise(64, 5);
+            let (weights, x, vectors) = (filled(&device, &bytes), filled(&device, &padded), filled(&device, &bias));
+            let stride = layout.panels() * 16;
+            let u = |n: usize| u32::try_from(n).unwrap();
+            let panels = u(layout.panels());
+            let segment =
+                dense_vec::Segment { panels, words: 0, scales: u(layout.scales_at() / 16), bias: 0, out: 0, stride: u(stride / 4) };
+            let params = dense_vec::Params {
+                chunks: u(layout.padded_cols() / 8),
+                base: 0,
+                x_stride: u(layout.padded_cols() / 4),
+                tokens: u(TOKENS),
+                activation: 0,
+                scale: 2.0,
+                segments: [segment; 3],
+            };
+            let mut row = vec![0.0; COLS];
+            let want: Vec<f32> = inputs
+                .chunks(COLS)
+                .flat_map(|x| {
+                    let dots = (0..ROWS).map(|r| {
+                        matrix.row(r, &mut row);
+                        2.0 * (row.iter().zip(x).map(|(a, b)| a * b).sum::<f32>() + bias[r])
+                    });
+                    dots.collect::<Vec<_>>()
+                })
+                .collect();
+            for (tiled, group) in [(false, Panels::One), (false, Panels::Four), (true, Panels::One)] {
+                let y = device.storage("y", (TOKENS * stride * 4) as u64).unwrap();
+                let mut program = Program::default();
+                if tiled {
+                    let buffers = dense_mat::Buffers { weights: all(&weights), vectors: all(&vectors), x: all(&x), y: all(&y) };
+                    let params: dense_mat::Params = bytemuck::must_cast(params);
+                    let kernel = dense_mat::kernel(codec(c), Form::Plain);
+                    program.push(&device, kernel, buffers, move |_| Some((params, [1, 2, 1]))).unwrap();
+                } else {
+                    let buffers = dense_vec::Buffers { weights: all(&weights), vectors: all(&vectors), x: all(&x), y: all(&y) };
+                    let kernel = dense_vec::kernel(codec(c), device.lanes, Form::Plain, group);
+                    program.push(&device, kernel, buffers, move |_| Some((params, [panels, u(TOKENS), 1]))).unwrap();
+                }
+                let got: Vec<f32> = read(&device, &program, &y, TOKENS * stride);
+                for (got, want) in got.chunks(stride).zip(want.chunks(ROWS)) {
+                    for (r, (g, w)) in got.iter().zip(want).enumerate() {
+                        assert!((g - w).abs() < 1e-4, "{c}, tiled {tiled}, {:?}, row {r}: {g} for {w}", device.lanes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Equal logits: the lowest ids win, and weights are shared evenly.
+#[test]
+fn ties_go_to_the_lowest_expert() {
+    for device in devices() {
+        let mut logits = vec![0f32; 208];
+        for e in [199, 70, 71, 3, 130] {
+            logits[e] = 1.5;
+        }
+        let (ids, weights) = (filled(&device, &[0u32; 4]), filled(&device, &[0f32; 4]));
+        let (logits, hidden) = (filled(&device, &logits), filled(&device, &[0f32; 4]));
+        let params = route::Params { experts: 200, stride: 208, k: 4, by: 2, normalise: 0, scale: 2.0, cosine: 0, hidden_stride: 0 };
+        let buffers = route::Buffers { logits: all(&logits), hidden: all(&hidden), ids: all(&ids), weights: all(&weights) };
+        let mut program = Program::default();
+        program.push(&device, route::kernel(device.lanes), buffers, move |_| Some((params, [1, 1, 1]))).unwrap();
+        assert_eq!(read::<u32>(&device, &program, &ids, 4), [3, 70, 71, 130]);
+        assert_eq!(read::<f32>(&device, &program, &weights, 4), [0.5; 4]);
+    }
+}
+
+/// Routes end up sorted by expert, in their own order within each, in tiles of at most 32.
+#[test]
+fn routes_are_grouped_in_order() {
+    for device in devices() {
+        let chosen: Vec<u32> = (0..200u32).map(|r| if r % 3 == 0 { 2 } else { r * 7 % 5 }).collect();
+        let ids = filled(&device, &chosen);
+        let (starts, sorted, tiles) = (filled(&device, &[0u32; 6]), filled(&device, &[0u32; 200]), filled(&device, &[[0u32; 4]; 13]));
+        let buffers = group::Buffers { ids: all(&ids), starts: all(&starts), sorted: all(&sorted), tiles: all(&tiles) };
+        let mut program = Program::default();
+        program.push(&device, group::kernel(), buffers, |_| Some((group::Params { routes: 200, experts: 6 }, [1, 1, 1]))).unwrap();
+        let mut want: Vec<u32> = (0..200).collect();
+        want.sort_by_key(|&r| chosen[r as usize]);
+        assert_eq!(read::<u32>(&device, &program, &sorted, 200), want);
+        let tiles = read::<[u32; 4]>(&device, &program, &tiles, 13);
+        let tiles = &tiles[1..=tiles[0][0] as usize];
+        assert_eq!(tiles.iter().map(|t| t[2]).sum::<u32>(), 200);
+        let mut next = 0;
+        for &[expert, first, n, _] in tiles {
+            assert_eq!(first, next);
+            assert!((1..=32).contains(&n));
+            next += n;
+            assert!(want[first as usize..next as usize].iter().all(|&r| chosen[r as usize] == expert));
+        }
+    }
+}
+
+/// Candidates of several slices, with ties across their borders.
+#[test]
+fn candidates_of_equal_logits_come_by_id() {
+    const VOCAB: u32 = 5000;
+    for device in devices() {
+        let mut logits = noise(VOCAB as usize, 9);
+        for t in [4999, 2047, 2048, 17, 4100] {
+            logits[t] = 3.0;
+        }
+        let input = filled(&device, &logits);
+        let (candidates, stats, result) =
+            (filled(&device, &[[0u32; 2]; 24]), filled(&device, &[[0f32; 4]; 3]), filled(&device, &[0u32; 20]));
+        let mut program = Program::default();
+        let buffers = best_slice::Buffers { logits: all(&input), candidates: all(&candidates), stats: all(&stats) };
+        program
+            .push(&device, best_slice::kernel(device.lanes), buffers, |_| {
+                Some((best_slice::Params { vocab: VOCAB, slice: 2048, count: 8, inverse_temperature: 0.7 }, [3, 1, 1]))
+            })
+            .unwrap();
+        let buffers = best_merge::Buffers { candidates: all(&candidates), stats: all(&stats), result: all(&result) };
+        program
+            .push(&device, best_merge::kernel(device.lanes), buffers, |_| Some((best_merge::Params { slices: 3, count: 8 }, [1, 1, 1])))
+            .unwrap();
+        let got = read::<u32>(&device, &program, &result, 20);
+        let mut want: Vec<u32> = (0..VOCAB).collect();
+        want.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        let ids: Vec<u32> = got[4..].iter().skip(1).step_by(2).copied().collect();
+        assert_eq!(ids, want[..8]);
+        assert_eq!(ids[..5], [17, 2047, 2048, 4100, 4999]);
+        let total = f32::from_bits(got[0]) + f32::from_bits(got[1]).ln();
+        let exact = logits.iter().map(|l| f64::from(l * 0.7).exp()).sum::<f64>().ln();
+        assert!((f64::from(total) - exact).abs() < 1e-4, "{total} for {exact}");
+        assert_eq!(f32::from_bits(got[2]), 1.0);
+    }
+}
+
+/// Subgroups are really used where the device has them, and both ways are compared above.
+#[test]
+fn both_ways_of_reducing_are_tested() {
+    let lanes: Vec<Lanes> = devices().iter().map(|d| d.lanes).collect();
+    if adapters().iter().any(|a| a.unusable.is_none() && a.features.contains(&"subgroups") && a.subgroup.0 >= 4 && a.subgroup.1 <= 64) {
+        assert_eq!(lanes, [Lanes::Subgroup, Lanes::Workgroup]);
+    }
+}
