@@ -1,4 +1,42 @@
 //! Hotset runs Mixture-of-Experts language models that are larger than the memory of the device they run on.
+//!
+//! ```no_run
+//! use hotset::{Engine, EngineOptions, GenerateOptions, SessionOptions};
+//!
+//! let engine = Engine::open("model.hotset", &EngineOptions::default())?;
+//! let mut session = engine.session(&SessionOptions::default())?;
+//! session.append_text("Once upon a time")?;
+//! let completion = session.generate(&GenerateOptions::default(), |token| print!("{}", token.text))?;
+//! println!("{:?}, {:.1} tokens/s", completion.stop, completion.statistics.decode_rate().unwrap_or_default());
+//! # Ok::<(), hotset::Error>(())
+//! ```
+//!
+//! # Engine, session, stream
+//!
+//! An [`Engine`] is a [bundle](bundle) made ready on a [`Device`]: open it once, clone it freely, share it between threads. A [`Session`]
+//! is one conversation: its tokens and its caches. It can move to another thread, and generates on whichever calls it. Text goes in with
+//! [`Session::append_text`], token ids with [`Session::append`]; [`Session::generate`] calls a closure for every [`Token`],
+//! [`Session::stream`] is an iterator over them. A [`Chat`] wraps a session and speaks in messages, by the model's own chat template.
+//!
+//! # Choosing, ending, stopping
+//!
+//! [`Sampling`] says how tokens are chosen (greedily, unless asked otherwise) and documents the order of its steps. A generation ends
+//! for a [`StopReason`]. A [`CancelToken`] stops it from any thread within one token's time; the session goes on from there.
+//!
+//! # Context
+//!
+//! [`SessionOptions::context`] tokens are kept. A prompt that does not fit is an [`Error::Context`], an answer that fills it ends with
+//! [`StopReason::Context`]; with [`Overflow::Slide`] the oldest tokens are forgotten instead. Nothing is ever cut silently.
+//!
+//! # Errors
+//!
+//! One type, [`Error`], whose texts are sentences for people and whose [`Category`] is for programs. No file and no argument makes the
+//! library panic. After an error the session is what it was, plus the tokens generated before.
+//!
+//! # Below
+//!
+//! [`plan`] is what a model computes, as data; [`codec`] how matrices are stored; [`model`] the seam between sessions and the executors
+//! [`cpu`] and [`gpu`]; [`text`] tokenizers and chat templates. The library logs through `tracing` and writes nothing anywhere itself.
 
 pub mod bundle;
 mod candidates;

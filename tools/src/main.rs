@@ -26,6 +26,7 @@ struct Cli {
 fn main() -> ExitCode {
     // Usage errors end here with exit code 2, `--help` and `--version` with 0.
     let cli = Cli::parse();
+    quiet_vulkan();
     start_logging();
     match cli.command.run() {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
@@ -42,5 +43,14 @@ fn main() -> ExitCode {
 fn start_logging() {
     if let Ok(filter) = std::env::var("HOTSET_LOG") {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}
+
+/// Without a desktop session, the Vulkan layer of Mesa that prefers the desktop's GPU complains on stderr every time, where only our own
+/// sentences belong. There is nothing for it to prefer then, so it is left out, the way it provides for.
+fn quiet_vulkan() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: no other thread runs yet that could read the environment at the same time.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

@@ -1,7 +1,7 @@
 //! Lines from a person at a terminal, or from a pipe.
 
 use std::io::{IsTerminal, stdin};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -63,9 +63,9 @@ impl Input {
 
     fn line(&mut self, prompt: &str) -> Result<Line> {
         match self {
-            Input::Terminal(editor, _) => match editor.readline(prompt) {
+            Input::Terminal(editor, history) => match editor.readline(prompt) {
                 Ok(line) => {
-                    editor.add_history_entry(&line).map_err(failed)?;
+                    remember(editor, history.as_deref(), &line);
                     Ok(Line::Text(line))
                 }
                 Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
@@ -81,15 +81,12 @@ impl Input {
     }
 }
 
-impl Drop for Input {
-    /// Keeps the history. Failing to is no reason to disturb a goodbye.
-    fn drop(&mut self) {
-        if let Input::Terminal(editor, Some(path)) = self {
-            if let Some(dir) = path.parent() {
-                let _ = std::fs::create_dir_all(dir);
-            }
-            let _ = editor.save_history(path);
-        }
+/// Adds `line` to the history and its file at once: terminals get closed without a goodbye. Failing to is no reason to disturb.
+fn remember(editor: &mut DefaultEditor, file: Option<&Path>, line: &str) {
+    let _ = editor.add_history_entry(line);
+    if let Some(path) = file {
+        let _ = path.parent().map(std::fs::create_dir_all);
+        let _ = editor.append_history(path);
     }
 }
 

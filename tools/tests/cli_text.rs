@@ -34,6 +34,7 @@ fn json() {
     assert_eq!(json["stop"], "eos");
     assert_eq!(json["tokens"].as_array().unwrap().last().unwrap(), EOS);
     assert_eq!(json["statistics"]["generated_tokens"], 6);
+    assert!(json["statistics"]["prefill_seconds"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

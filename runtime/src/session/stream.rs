@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Serialize, Serializer};
+
 use super::sampler::Sampler;
 use super::stop::StopFilter;
 use super::{CancelToken, PREFILL_CHUNK, Sampling, Session, empty, no_answer};
@@ -42,7 +44,7 @@ pub struct Token {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The model ended its answer.
@@ -60,18 +62,29 @@ pub enum StopReason {
 }
 
 /// How much was done, and how fast.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Statistics {
     /// Tokens the model read before it generated: what was new in the conversation.
     pub prompt_tokens: usize,
     /// Tokens it generated.
     pub generated_tokens: usize,
     /// Time for reading the prompt.
+    #[serde(rename = "prefill_seconds", serialize_with = "seconds")]
     pub prefill: Duration,
     /// Time for all tokens after the first.
+    #[serde(rename = "decode_seconds", serialize_with = "seconds")]
     pub decode: Duration,
     /// Time until the first token was there.
+    #[serde(rename = "first_token_seconds", serialize_with = "optional_seconds")]
     pub first_token: Option<Duration>,
+}
+
+fn seconds<S: Serializer>(time: &Duration, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_f64(time.as_secs_f64())
+}
+
+fn optional_seconds<S: Serializer>(time: &Option<Duration>, s: S) -> std::result::Result<S::Ok, S::Error> {
+    time.map(|t| t.as_secs_f64()).serialize(s)
 }
 
 impl Statistics {

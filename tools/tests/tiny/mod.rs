@@ -82,9 +82,7 @@ fn alphabet() -> Vec<char> {
 /// Token `b` is byte `b`.
 fn tokenizer() -> Vec<u8> {
     let vocab: Map<String, Value> = alphabet().iter().enumerate().map(|(b, c)| (c.to_string(), json!(b))).collect();
-    let special = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
-    };
+    let special = |id: u32, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(256, "<s>"), special(EOS, "</s>")],
@@ -127,7 +125,8 @@ fn write(path: &Path, scale: f32, text: Option<Option<&str>>) {
         ("output".to_owned(), matrix),
         ("table".to_owned(), matrix),
     ]);
-    let settings = |template: Option<&str>| Text { chat_template: template.map(str::to_owned), bos: Some(256), add_bos: false, eos: vec![EOS] };
+    let settings =
+        |template: Option<&str>| Text { chat_template: template.map(str::to_owned), bos: Some(256), add_bos: false, eos: vec![EOS] };
     let manifest = Manifest {
         format: FORMAT,
         plan,
