@@ -57,5 +57,9 @@ pub use session::{
     SessionOptions, Statistics, StopReason, Stream, Token,
 };
 
+// Test support is written against the public names.
+#[cfg(test)]
+extern crate self as hotset;
+
 #[cfg(target_endian = "big")]
 compile_error!("bundles are little-endian and are read in place");

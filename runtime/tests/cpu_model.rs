@@ -137,14 +137,16 @@ fn damaged_weights_are_an_error_and_leave_the_run_as_it_was() {
         model.values.get_mut("embedding").unwrap()[4 * width + 1] = f32::NAN;
         let bundle = Arc::new(model.write(dir.path(), codec as u64));
         let fast = CpuModel::new(bundle, Some(2)).unwrap();
-        let mut run = fast.start(WHOLE).unwrap();
-        run.forward(&[1, 2, 3], Want::Nothing).unwrap();
-        assert!(matches!(run.forward(&[5, 4, 6], Want::Last), Err(Error::NotFinite(_))));
-        assert_eq!(run.position(), 3);
-        let after = run.forward(&[7, 8], Want::All).unwrap();
-        let mut fresh = fast.start(WHOLE).unwrap();
-        fresh.forward(&[1, 2, 3], Want::Nothing).unwrap();
-        assert_eq!(fresh.forward(&[7, 8], Want::All).unwrap(), after);
+        for options in [WHOLE, RunOptions { context: 2, slide: true, stick_epsilon: 0.0 }] {
+            let mut run = fast.start(options).unwrap();
+            run.forward(&[1, 2, 3], Want::Nothing).unwrap();
+            assert!(matches!(run.forward(&[5, 4, 6], Want::Last), Err(Error::NotFinite(_))));
+            assert_eq!(run.position(), 3);
+            let after = run.forward(&[7, 8], Want::All).unwrap();
+            let mut fresh = fast.start(options).unwrap();
+            fresh.forward(&[1, 2, 3], Want::Nothing).unwrap();
+            assert_eq!(fresh.forward(&[7, 8], Want::All).unwrap(), after);
+        }
     }
 }
 

@@ -44,6 +44,20 @@ fn metal() {
 }
 
 #[test]
+fn direct3d() {
+    use naga::back::hlsl::{BindTarget, Options, PipelineOptions, ShaderModel, Writer};
+    for v in variants() {
+        let (module, info) = module(v);
+        let immediates_target = Some(BindTarget { space: 1, ..Default::default() });
+        let options = Options { shader_model: ShaderModel::V6_0, immediates_target, ..Default::default() };
+        let mut text = String::new();
+        let pipeline = PipelineOptions::default();
+        let written = Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map(|_| ());
+        assert!(written.is_ok() && text.contains("numthreads"), "{}: {written:?}", v.name);
+    }
+}
+
+#[test]
 fn names_are_unique_and_subgroups_stay_where_they_belong() {
     let mut names: Vec<_> = variants().map(|v| v.name).collect();
     for v in variants() {

@@ -1,4 +1,4 @@
-// Matrix times vector, for each of a few tokens: a workgroup per panel and token.
+// Matrix times vector, for each of a few tokens: a workgroup per token and one or four panels.
 // Plain: y = scale · activation(W x + b) for up to three matrices. Gated: y = activation(G x + g) ⊙ (U x + u).
 #import dot
 #import segments
@@ -9,35 +9,50 @@ const LANES = 64u;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u) {
-    // Panels are folded over x and z where there are more than one dimension holds.
-    let global = group.z * groups.x + group.x;
-    let s = segment_of(global);
-    let panel = inside(global, s);
+    // Workgroups are folded over x and z where there are more than one dimension holds.
+    let first = (group.z * groups.x + group.x) * PANELS;
     let token = group.y;
     let n = number(lane);
-    let first = params.segments[s];
 #ifdef FORM_PLAIN
-    if global >= params.segments[2].panels {
-        return;
-    }
+    let last = params.segments[2].panels - 1u;
 #else
-    if global >= params.segments[0].panels {
-        return;
-    }
+    let last = params.segments[0].panels - 1u;
 #endif
+    if first > last {
+        return;
+    }
     let base = params.base + token * params.x_stride;
-    let sum = sum_slices(lane, dot_panel(words_of(first, panel), scales_of(first, panel), params.chunks, base, n));
-    let quad = panel * 4u + n;
+    var words: vec4u;
+    var scales: vec4u;
+    for (var p = 0u; p < PANELS; p++) {
+        // Panels past the end repeat the last one and are not stored.
+        let panel = min(first + p, last);
+        let s = segment_of(panel);
+        words[p] = words_of(params.segments[s], inside(panel, s));
+        scales[p] = scales_of(params.segments[s], inside(panel, s));
+    }
+    let sum = sum_slices(lane, dot_panels(words, scales, params.chunks, base, n));
+    let panel = first + (n >> 2u);
+    let stored = n < 4u * PANELS && panel <= last;
 #ifdef FORM_PLAIN
-    if n < 4u {
-        y[first.out + token * first.stride + quad] = params.scale * activate(params.activation, sum + bias_of(first, quad));
+    if stored {
+        let s = segment_of(panel);
+        let segment = params.segments[s];
+        let quad = inside(panel, s) * 4u + (n & 3u);
+        y[segment.out + token * segment.stride + quad] = params.scale * activate(params.activation, sum + bias_of(segment, quad));
     }
 #else
-    let second = params.segments[1];
+    let gate = params.segments[0];
+    let up = params.segments[1];
+    for (var p = 0u; p < PANELS; p++) {
+        words[p] = words_of(up, min(first + p, last));
+        scales[p] = scales_of(up, min(first + p, last));
+    }
     workgroupBarrier();
-    let up = sum_slices(lane, dot_panel(words_of(second, panel), scales_of(second, panel), params.chunks, base, n));
-    if n < 4u {
-        y[first.out + token * first.stride + quad] = activate(params.activation, sum + bias_of(first, quad)) * (up + bias_of(second, quad));
+    let raised = sum_slices(lane, dot_panels(words, scales, params.chunks, base, n));
+    if stored {
+        let quad = panel * 4u + (n & 3u);
+        y[gate.out + token * gate.stride + quad] = activate(params.activation, sum + bias_of(gate, quad)) * (raised + bias_of(up, quad));
     }
 #endif
 }

@@ -69,3 +69,11 @@ fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: v
 #endif
     }
 }
+
+fn words_of(m: Matrix, slot: u32, panel: u32) -> u32 {
+    return slot * params.slot_stride + m.words + panel * params.chunks * LINES * 4u;
+}
+
+fn scales_of(m: Matrix, slot: u32, panel: u32) -> u32 {
+    return slot * params.slot_stride + m.scales + panel * (params.chunks >> 2u) * 2u;
+}

@@ -1,4 +1,4 @@
-// Each route's expert matrix times the route's vector: a workgroup per panel and route.
+// Each route's expert matrix times the route's vector: a workgroup per route and one or four panels.
 // Plain: y = activation(W x). Gated: y = activation(G x) ⊙ U x.
 #import dot
 #import experts
@@ -9,7 +9,7 @@ const LANES = 64u;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
-    let panel = group.x;
+    let first = group.x * PANELS;
     let route = group.y;
     let slot = slot(ids[route]);
     if slot >= params.slots {
@@ -17,18 +17,23 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     }
     let n = number(lane);
     let base = route / params.share * params.x_stride;
-    let first = params.first;
-    let sum = sum_slices(lane, dot_panel(words_of(first, slot, panel), scales_of(first, slot, panel), params.chunks, base, n));
-    let to = route * params.y_stride + panel * 4u + n;
+    // Panels past the end repeat the last one and are not stored.
+    let panels = min(vec4u(first, first + 1u, first + 2u, first + 3u), vec4u(params.panels - 1u));
+    let words = panels * params.chunks * LINES * 4u + slot * params.slot_stride;
+    let scales = panels * (params.chunks >> 2u) * 2u + slot * params.slot_stride;
+    let a = params.first;
+    let sum = sum_slices(lane, dot_panels(words + a.words, scales + a.scales, params.chunks, base, n));
+    let stored = n < 4u * PANELS && first + (n >> 2u) < params.panels;
+    let to = route * params.y_stride + first * 4u + n;
 #ifdef FORM_PLAIN
-    if n < 4u {
+    if stored {
         y[to] = activate(params.activation, sum);
     }
 #else
-    let second = params.second;
+    let b = params.second;
     workgroupBarrier();
-    let up = sum_slices(lane, dot_panel(words_of(second, slot, panel), scales_of(second, slot, panel), params.chunks, base, n));
-    if n < 4u {
+    let up = sum_slices(lane, dot_panels(words + b.words, scales + b.scales, params.chunks, base, n));
+    if stored {
         y[to] = activate(params.activation, sum) * up;
     }
 #endif

@@ -48,6 +48,8 @@ def main() -> None:
         names = list(engines)
         for name in names[i % len(names) :] + names[: i % len(names)]:
             time.sleep(args.pause)
+            if (load := os.getloadavg()[0]) > args.threads + 0.5:
+                print(f"the machine is busy (load {load:.1f}): this round will not mean much", flush=True)
             run = measure(engines[name])
             runs[name].append(run)
             print(f"round {i + 1}: {name}: prefill {run['prefill']:.1f}, decode {run['decode']:.1f} tokens/s", flush=True)

@@ -4,8 +4,14 @@
 
 mod support;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use hotset::bundle::Bundle;
-use support::{convert, golden, logits, reference};
+use hotset::cpu::reference::ReferenceModel;
+use hotset::model::{Model, Output, RunOptions, Want};
+use safetensors::SafeTensors;
+use support::{convert, golden};
 
 /// Largest difference from the original's logits, in units of their standard deviation.
 fn deviation(case: &str, codec: &str) -> f32 {
@@ -30,9 +36,8 @@ fn logits_agree_with_the_original_implementations() {
         .map(|e| e.file_name().into_string().unwrap())
         .collect();
     cases.sort();
-    assert!(cases.len() >= 9, "{cases:?}");
+    assert!(cases.len() >= 23, "{cases:?}");
     let deviations: Vec<_> = cases.iter().map(|c| (c, deviation(c, "f32"))).collect();
-    println!("{deviations:#?}");
     let bad: Vec<_> = deviations.iter().filter(|d| d.1.is_nan() || d.1 > 2e-4).collect();
     assert!(bad.is_empty(), "{bad:?}");
 }
@@ -57,4 +62,25 @@ fn the_bundle_names_its_origin_and_is_intact() {
     assert_eq!(origin.history, ["converted to q8"]);
     assert!(bundle.tokenizer().is_none());
     assert_eq!(bundle.plan().context, Some(128));
+}
+
+/// Logits of all positions.
+fn logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
+    let model = ReferenceModel::new(Arc::new(Bundle::open(bundle).unwrap()));
+    let mut run = model.start(RunOptions { context: tokens.len(), slide: false, stick_epsilon: 0.0 }).unwrap();
+    match run.forward(tokens, Want::All).unwrap() {
+        Output::Logits(logits) => logits,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Tokens and logits of the original implementation.
+fn reference(folder: &Path) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tokens = file.tensor("tokens").unwrap();
+    let tokens = tokens.data().chunks_exact(8).map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap());
+    let logits = file.tensor("logits").unwrap();
+    let logits = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    (tokens.collect(), logits.collect())
 }

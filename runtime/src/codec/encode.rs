@@ -101,35 +101,36 @@ fn q8_scale(group: &[f32; GROUP]) -> f16 {
     storable(group.iter().fold(0f32, |a, v| a.max(v.abs())) / 127.0)
 }
 
-/// The candidate with the least squared error. The extreme value may sit at -8 (negative scales reach both signs) or, shrunk,
-/// be clipped a little to the profit of the others.
+/// The scale with the least squared error among a few ways to cut the group.
+///
+/// The extreme value goes near -8 (negative scales reach both signs): a little beyond, so that it is clipped to the profit of the others,
+/// or a little before. Each cut's own best scale follows in closed form, so five cuts do as well as a fine search.
 fn q4_scale(group: &[f32; GROUP]) -> f16 {
     let extreme = group.iter().fold(0f32, |a, &v| if v.abs() > a.abs() { v } else { a });
     if extreme == 0.0 || !extreme.is_finite() {
         return f16::ZERO;
     }
-    let mut best = (f32::INFINITY, f16::ZERO);
-    for step in 0..16 {
-        let candidate = storable(extreme / (-8.6 + 0.12 * step as f32));
-        let error = q4_error(group, candidate);
-        if error < best.0 {
-            best = (error, candidate);
+    let mut best = (0.0, 1.0);
+    for position in [-8.8, -8.325, -7.85, -7.375, -6.9] {
+        // The error of the best scale xq / qq is Σ x² - xq² / qq.
+        let (xq, qq) = q4_products(group, position / extreme);
+        if xq * xq * best.1 > best.0 * best.0 * qq {
+            best = (xq, qq);
         }
     }
-    best.1
+    storable(best.0 / best.1)
 }
 
-/// Squared error of the group stored with this scale.
-fn q4_error(group: &[f32; GROUP], scale: f16) -> f32 {
-    let s = scale.to_f32();
-    let q = quanta(group, scale, -8.0, 7.0);
+/// `(Σ x · q, Σ q²)` for the quanta of the group at this inverse scale.
+fn q4_products(group: &[f32; GROUP], inverse: f32) -> (f32, f32) {
     // Eight running sums, so that the additions need not wait for each other.
-    let mut sums = [0.0f32; 8];
-    for (v, q) in group.chunks_exact(8).zip(q.chunks_exact(8)) {
+    let (mut xq, mut qq) = ([0.0; 8], [0.0; 8]);
+    for x in group.chunks_exact(8) {
         for i in 0..8 {
-            let e = v[i] - q[i] * s;
-            sums[i] += e * e;
+            let q = round((x[i] * inverse).clamp(-8.0, 7.0));
+            xq[i] += x[i] * q;
+            qq[i] += q * q;
         }
     }
-    sums.iter().sum()
+    (xq.iter().sum(), qq.iter().sum())
 }

@@ -2,7 +2,8 @@
 //!
 //! A head's cache is a list of blocks of 32 tokens. The keys of a block are a matrix `[32 tokens, head_dim]`: its product with
 //! queries gives scores. The values are a matrix `[head_dim, 32 tokens]`: its product with weights gives mixes. Memory grows block by block;
-//! a sliding cache uses its blocks in turn.
+//! a sliding cache uses its blocks in turn. The rows of a tied state are stored in both layouts, which costs memory and saves sums across
+//! lanes.
 
 use bytemuck::{Pod, Zeroable};
 use half::f16;
@@ -12,6 +13,11 @@ use crate::codec::{Codec, GROUP, LINE, PANEL};
 
 /// Tokens of a block: 32, a group of columns of the values and two panels of the keys.
 pub(super) const BLOCK: usize = GROUP;
+
+/// A line of f32: one column of each row of a panel.
+type Singles = [f32; PANEL];
+/// A line of f16: two columns of each row of a panel.
+type Pairs = [[f16; 2]; PANEL];
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -66,16 +72,16 @@ impl Head {
         // Keys: row t, column d. Values: row d, column t; a panel of values has one column for each token of the block.
         match self.codec {
             Codec::F32 => {
-                let (keys, values): (&mut [[f32; PANEL]], &mut [[f32; PANEL]]) =
-                    (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
+                let keys: &mut [Singles] = bytemuck::cast_slice_mut(keys);
+                let values: &mut [Singles] = bytemuck::cast_slice_mut(values);
                 for (d, (k, v)) in key.iter().zip(value).enumerate() {
                     keys[t / PANEL * panel + d][t % PANEL] = *k;
                     values[d / PANEL * BLOCK + t][d % PANEL] = *v;
                 }
             }
             _ => {
-                let (keys, values): (&mut [[[f16; 2]; PANEL]], &mut [[[f16; 2]; PANEL]]) =
-                    (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
+                let keys: &mut [Pairs] = bytemuck::cast_slice_mut(keys);
+                let values: &mut [Pairs] = bytemuck::cast_slice_mut(values);
                 for (d, (k, v)) in key.iter().zip(value).enumerate() {
                     keys[t / PANEL * panel + d / 2][t % PANEL][d % 2] = narrow(*k);
                     values[d / PANEL * (BLOCK / 2) + t / 2][d % PANEL][t % 2] = narrow(*v);

@@ -14,6 +14,7 @@ use crate::bundle::Bundle;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want};
+use crate::plan::{State, Work};
 
 /// Most tokens of one batch.
 const CHUNK: usize = 512;
@@ -94,16 +95,20 @@ impl Run for CpuRun {
     fn reset(&mut self) {
         let Shared { bundle, cache, chunk, .. } = &*self.shared;
         let plan = bundle.plan();
-        // A batch must not overwrite rows that its own first tokens see, nor a failed one rows that the next one sees.
-        let keep = |window: Option<usize>| window.map(|w| w.saturating_add(*chunk));
-        self.caches = plan
-            .states
-            .iter()
-            .map(|s| {
-                let keep = keep(self.options.slide.then_some(self.options.context));
-                (0..s.kv_heads).map(|_| Head::new(*cache, s.head_dim as usize, keep)).collect()
-            })
-            .collect();
+        let window = |state: usize| {
+            let of_step = plan.steps.iter().find_map(|s| match &s.work {
+                Work::Attention(a) if a.state as usize == state => a.window,
+                _ => None,
+            });
+            let of_run = self.options.slide.then_some(self.options.context);
+            of_step.map(|w| w as usize).into_iter().chain(of_run).min()
+        };
+        let heads = |(i, s): (usize, &State)| {
+            // A batch must not overwrite rows that its own first tokens see, nor a failed one rows that the next one sees.
+            let keep = window(i).map(|w| w.saturating_add(*chunk));
+            (0..s.kv_heads).map(|_| Head::new(*cache, s.head_dim as usize, keep)).collect()
+        };
+        self.caches = plan.states.iter().enumerate().map(heads).collect();
         self.position = 0;
     }
 
@@ -111,6 +116,8 @@ impl Run for CpuRun {
         let start = self.position;
         let result = self.batches(tokens, want);
         if result.is_err() {
+            // What went into the caches may not be finite. (A cache that slides has lost its oldest rows if an earlier batch of this call
+            // succeeded; damaged weights do not let any conversation go on for long.)
             let end = (start + tokens.len()).min(self.position + self.shared.chunk);
             self.position = start;
             for head in self.caches.iter_mut().flatten() {

@@ -275,7 +275,13 @@ mod tests {
         let total = AtomicUsize::new(0);
         thread::scope(|s| {
             for _ in 0..4 {
-                s.spawn(|| (0..200).for_each(|_| pool.team().each(vec![1, 2], |n| drop(total.fetch_add(n, Ordering::Relaxed)))));
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        pool.team().each(vec![1, 2], |n| {
+                            total.fetch_add(n, Ordering::Relaxed);
+                        });
+                    }
+                });
             }
         });
         assert_eq!(total.into_inner(), 4 * 200 * 3);

@@ -60,8 +60,11 @@ fn matrices(step: &Step) -> Vec<&str> {
     }
     match &step.work {
         Work::Attention(a) => {
-            let shared = |p| if let &Part::Shared(ref l) = p { Some(&*l.weight) } else { None };
-            out.extend([&a.q, &a.k, &a.v, &a.o].into_iter().filter_map(shared));
+            for part in [&a.q, &a.k, &a.v, &a.o] {
+                if let Part::Shared(l) = part {
+                    out.push(&l.weight);
+                }
+            }
         }
         Work::Ffn(f) => {
             if let Some(SharedFfn { gate, up, down, weigh, .. }) = &f.shared {

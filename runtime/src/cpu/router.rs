@@ -55,7 +55,10 @@ fn score(c: &Context<'_>, score: &Score, x: View<'_>, experts: usize, space: &mu
     logits.reset(x.rows, experts);
     let out = super::batch::BatchMut::floats(&mut logits.data);
     let (first, second) = match score {
-        Score::Linear(l) => return Ok(expand(c, &[Job::linear(c.linear(l)?, x)], out)),
+        Score::Linear(l) => {
+            expand(c, &[Job::linear(c.linear(l)?, x)], out);
+            return Ok(());
+        }
         Score::Mlp { hidden, activation, output } => {
             (Job { activation: Some(*activation), ..Job::linear(c.linear(hidden)?, x) }, c.linear(output)?)
         }

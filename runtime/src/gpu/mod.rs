@@ -70,7 +70,10 @@ impl GpuModel {
     /// # Errors
     /// When there is no such device, it lacks room, or a driver refuses a kernel.
     pub fn new(bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
-        let device = Device::open(options)?;
+        GpuModel::load(Device::open(options)?, bundle)
+    }
+
+    fn load(device: Device, bundle: Arc<Bundle>) -> Result<GpuModel> {
         let weights = Weights::new(&device, bundle.clone())?;
         let slabs = Slabs::new(&device, &bundle)?;
         let loaded = Arc::new(Loaded { bundle, device, weights, slabs });

@@ -31,11 +31,13 @@ pub(super) struct Call {
     grid: [u32; 3],
 }
 
+/// Parameters and grid for a batch; `None` when the dispatch is not needed.
+type Plan = dyn Fn(&Frame) -> Option<Call> + Send + Sync;
+
 struct Dispatch {
     pipeline: Arc<Pipeline>,
     buffers: wgpu::BindGroup,
-    /// `None`: not needed for this batch.
-    call: Box<dyn Fn(&Frame) -> Option<Call> + Send + Sync>,
+    call: Box<Plan>,
 }
 
 /// Dispatches in order.

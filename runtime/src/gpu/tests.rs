@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use hotset_shaders::{Form, Lanes, best_merge, best_slice, dense_mat, dense_vec, group, route};
+use hotset_shaders::{Form, Lanes, Panels, best_merge, best_slice, dense_mat, dense_vec, group, route};
+
+use std::sync::Arc;
 
 use super::device::{Device, Upload};
 use super::program::{Frame, Program, Recording};
 use super::weights::codec;
-use super::{AdapterChoice, GpuOptions, adapters};
+use super::{AdapterChoice, GpuModel, GpuOptions, adapters};
 use crate::codec::{Codec, Layout, Matrix, encode};
+use crate::model::{Model, Output, RunOptions, Want};
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 /// Both ways of reducing, each on a device of its own; none where there is no adapter, which continuous integration does not allow.
 fn devices() -> Vec<Device> {
@@ -100,7 +106,7 @@ fn products_equal_decoded_rows() {
                     dots.collect::<Vec<_>>()
                 })
                 .collect();
-            for tiled in [false, true] {
+            for (tiled, group) in [(false, Panels::One), (false, Panels::Four), (true, Panels::One)] {
                 let y = device.storage("y", (TOKENS * stride * 4) as u64).unwrap();
                 let mut program = Program::default();
                 if tiled {
@@ -110,7 +116,7 @@ fn products_equal_decoded_rows() {
                     program.push(&device, kernel, buffers, move |_| Some((params, [1, 2, 1]))).unwrap();
                 } else {
                     let buffers = dense_vec::Buffers { weights: all(&weights), vectors: all(&vectors), x: all(&x), y: all(&y) };
-                    let kernel = dense_vec::kernel(codec(c), device.lanes, Form::Plain);
+                    let kernel = dense_vec::kernel(codec(c), device.lanes, Form::Plain, group);
                     program.push(&device, kernel, buffers, move |_| Some((params, [panels, u(TOKENS), 1]))).unwrap();
                 }
                 let got: Vec<f32> = read(&device, &program, &y, TOKENS * stride);
@@ -211,5 +217,23 @@ fn both_ways_of_reducing_are_tested() {
     let lanes: Vec<Lanes> = devices().iter().map(|d| d.lanes).collect();
     if adapters().iter().any(|a| a.unusable.is_none() && a.features.contains(&"subgroups") && a.subgroup.0 >= 4 && a.subgroup.1 <= 64) {
         assert_eq!(lanes, [Lanes::Subgroup, Lanes::Workgroup]);
+    }
+}
+
+/// How many panels share a workgroup, which differs between hardware and software adapters, changes no bit of any plan's logits.
+#[test]
+fn one_panel_or_four_give_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in 0..6u64 {
+        let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::ALL[seed as usize % 5]));
+        let tokens = support::Random::new(seed).tokens(3, bundle.plan().vocab);
+        let results = [false, true].map(|hardware| {
+            let mut device = devices().into_iter().next()?;
+            device.report.hardware = hardware;
+            let model = GpuModel::load(device, bundle.clone()).unwrap();
+            let mut run = model.start(RunOptions { context: 8, slide: false, stick_epsilon: 0.0 }).unwrap();
+            Some(tokens.iter().map(|t| run.forward(&[*t], Want::Last).unwrap()).collect::<Vec<Output>>())
+        });
+        assert_eq!(results[0], results[1], "seed {seed}");
     }
 }

@@ -28,7 +28,7 @@ const CHUNK = 8u;
 
 // Scales of a quad's rows for one group of 32 columns. `at`: where the panel's scales begin, in vec4; a group has two of them.
 fn scale(at: u32, group: u32, quad: u32) -> vec4f {
-    let v = weights[at + group * 2u + (quad >> 1u)];
-    let w = select(v.xy, v.zw, (quad & 1u) == 1u);
-    return vec4f(unpack2x16float(w.x), unpack2x16float(w.y));
+    let i = at + group * 2u + (quad >> 1u);
+    let half = (quad & 1u) * 2u;
+    return vec4f(unpack2x16float(weights[i][half]), unpack2x16float(weights[i][half + 1u]));
 }

@@ -32,11 +32,3 @@ var<immediate> params: Params;
 fn slot(expert: u32) -> u32 {
     return slot_of[params.table + expert] - params.first_slot;
 }
-
-fn words_of(m: Matrix, slot: u32, panel: u32) -> u32 {
-    return slot * params.slot_stride + m.words + panel * params.chunks * LINES * 4u;
-}
-
-fn scales_of(m: Matrix, slot: u32, panel: u32) -> u32 {
-    return slot * params.slot_stride + m.scales + panel * (params.chunks >> 2u) * 2u;
-}

@@ -1,6 +1,8 @@
 //! A checkpoint folder as its authors published it: `config.json`, weights in safetensors or PyTorch files, and what turns text into
 //! tokens. Files are mapped; a tensor's values are read when they are asked for.
 
+#[cfg(test)]
+mod hostile;
 mod pickle;
 mod tensor;
 mod text;

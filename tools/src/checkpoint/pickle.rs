@@ -28,8 +28,8 @@ const MAX_BYTES: usize = 16 << 20;
 /// Most axes of a tensor.
 const MAX_AXES: usize = 8;
 
-/// The tensors of a pickled state dict, in order. Errors are sentences without the file's name.
-pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(&str, Window<'_>)>, String> {
+/// The tensors of a pickled state dict, by name. Errors are sentences without the file's name.
+pub(super) fn state_dict(bytes: &[u8]) -> Result<HashMap<&str, Window<'_>>, String> {
     if bytes.len() > MAX_BYTES {
         return Err(format!("its table of tensors has {} bytes; at most {MAX_BYTES} are read", bytes.len()));
     }
@@ -38,7 +38,14 @@ pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(&str, Window<'_>)>, String
     let Value::Dict(items) = machine.value(root) else {
         return Err("it does not hold a dictionary of tensors".into());
     };
-    items.iter().map(|&(key, value)| machine.item(key, value)).collect()
+    let mut out = HashMap::new();
+    for &(key, value) in items {
+        let (name, window) = machine.item(key, value)?;
+        if out.insert(name, window).is_some() {
+            return Err(format!("it holds the tensor {name:?} twice"));
+        }
+    }
+    Ok(out)
 }
 
 /// Index into the arena.

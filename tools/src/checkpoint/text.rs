@@ -149,7 +149,7 @@ mod tests {
         let one = ("tokenizer_config.json", json!({ "chat_template": "one" }));
         let list = json!({ "chat_template": [{ "name": "tool_use", "template": "t" }, { "name": "default", "template": "two" }] });
         let template = |files: &[(&str, Value)]| read(files, json!({})).chat_template;
-        assert_eq!(template(&[base.clone()]), None);
+        assert_eq!(template(std::slice::from_ref(&base)), None);
         assert_eq!(template(&[base.clone(), one.clone()]).as_deref(), Some("one"));
         assert_eq!(template(&[base.clone(), ("tokenizer_config.json", list)]).as_deref(), Some("two"));
         assert_eq!(template(&[base, one, ("chat_template.jinja", json!("three"))]).as_deref(), Some("three"));

@@ -32,7 +32,9 @@ fn place(name: &str, w: Window<'_>, stored: &HashMap<&str, Range<usize>>, file: 
     let last =
         w.shape.iter().zip(&w.strides).try_fold(w.offset, |at, (&n, &stride)| at.checked_add(n.checked_sub(1)?.checked_mul(stride)?));
     let held = w.elements.min(storage.len() / size);
-    if last.is_none_or(|last| last >= held) {
+    // A stride of zero would let a small file claim any size.
+    let claimed = w.shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis));
+    if last.is_none_or(|last| last >= held) || claimed.is_none_or(|n| n > held) {
         let shape = &w.shape;
         return Err(format!("tensor {name:?} of shape {shape:?} reaches beyond its data of {held} elements, or is empty"));
     }

@@ -24,6 +24,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let k = config.size_of(&["num_experts_per_tok", "moe_top_k"])?;
     // Each expert has one query head for each key head; `num_attention_heads` is that times the experts per token.
     let (heads, head_dim) = (config.size("num_key_value_heads")?, config.size("kv_channels")?);
+    let biased = config.flag("bias", true)?;
     let inner = heads.saturating_mul(head_dim);
     let both = inner.saturating_mul(2);
     let embedding = b.embedding(TABLE, vocab, width, 1.0)?;
@@ -60,7 +61,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
             window: None,
             state: b.state(State { kv_heads: heads, head_dim, tied: false }),
         });
-        let bias = Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?);
+        let bias = if biased { Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?) } else { None };
         let routed = Some(top_k(pool, Score::Linear(score), k, true));
         b.step(Step { name: step, norm, routed, work, scale: 1.0, bias });
 
@@ -69,7 +70,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         let (gate_up, down) = (format!("{prefix}.input_linear.weight"), format!("{prefix}.output_linear.weight"));
         let pool = sizes.fused_pool(&mut b, &format!("{step}.experts"), &gate_up, &down)?;
         let score = b.router(&format!("{step}.router"), &format!("{prefix}.router.layer.weight"), sizes.experts, width)?;
-        let bias = Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?);
+        let bias = if biased { Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?) } else { None };
         let routed = Some(top_k(pool, Score::Linear(score), k, true));
         b.step(Step { name: step, norm, routed, work: Work::Ffn(Ffn { shared: None }), scale: 1.0, bias });
     }

@@ -18,6 +18,9 @@ mod qwen3_moe;
 mod rope;
 mod source;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use hotset::plan::{Name, Plan};

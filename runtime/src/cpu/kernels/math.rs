@@ -58,14 +58,14 @@ fn gelu(x: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.5 * z);
     let p = 0.170_872_77;
     let p = p * t - 0.822_152_23;
-    let p = p * t + 1.488_515_87;
-    let p = p * t - 1.135_203_98;
+    let p = p * t + 1.488_515_9;
+    let p = p * t - 1.135_204;
     let p = p * t + 0.278_868_07;
     let p = p * t - 0.186_288_06;
     let p = p * t + 0.096_784_18;
     let p = p * t + 0.374_091_96;
-    let p = p * t + 1.000_023_68;
-    let p = p * t - 1.265_512_23;
+    let p = p * t + 1.000_023_7;
+    let p = p * t - 1.265_512_2;
     let tail = 0.5 * t * exp(p - z * z);
     x * if x < 0.0 { tail } else { 1.0 - tail }
 }
@@ -73,7 +73,7 @@ fn gelu(x: f32) -> f32 {
 /// `½ x (1 + tanh u)` is `x σ(2u)`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    x * sigmoid(1.595_769_1 * (x + 0.044_715 * x * x * x))
+    x * sigmoid(1.595_769 * (x + 0.044_715 * x * x * x))
 }
 
 /// See [`Kernels::activate`](super::Kernels::activate).

@@ -77,7 +77,7 @@ fn extremes_of_the_integer_codecs_do_not_saturate() {
         bytes.extend(half::f16::ONE.to_le_bytes().repeat((layout.bytes() - layout.scales_at()) / 2));
         let m = Matrix::new(layout, &bytes).unwrap();
         for sign in [1.0, -1.0] {
-            let x = groups(&vec![127.0 * sign; 32], 32);
+            let x = groups(&[127.0 * sign; 32], 32);
             let weight = if codec == Codec::Q4 { 7.0 } else { -128.0 };
             for k in available() {
                 assert_eq!(

@@ -1,6 +1,6 @@
 //! Matrix products: dense ones, where several matrices share an input, and those of experts.
 
-use hotset_shaders::{Form, dense_mat, dense_vec, expert_mat, expert_vec};
+use hotset_shaders::{Form, Panels, dense_mat, dense_vec, expert_mat, expert_vec};
 
 use super::{FEW, Lower, NONE, activation, all, folded};
 use crate::error::{Error, Result};
@@ -109,10 +109,11 @@ impl Lower<'_> {
         let form = if p.gated { Form::Gated } else { Form::Plain };
         let (weights, vectors, x, y) = (all(&window.buffer), all(self.weights.vectors()), all(p.x), all(p.y));
         let (span, x_stride) = (p.span, p.x_stride);
+        let (group, groups) = self.panels(panels, 1);
         let few = dense_vec::Buffers { weights: weights.clone(), vectors: vectors.clone(), x: x.clone(), y: y.clone() };
-        program.push(self.device, dense_vec::kernel(window.codec, self.device.lanes, form), few, move |frame| {
+        program.push(self.device, dense_vec::kernel(window.codec, self.device.lanes, form, group), few, move |frame| {
             let (first, tokens) = span.of(frame);
-            (1..=FEW).contains(&tokens).then_some((dense_vec::Params { base: first * x_stride, tokens, ..params }, folded(panels, tokens)))
+            (1..=FEW).contains(&tokens).then_some((dense_vec::Params { base: first * x_stride, tokens, ..params }, folded(groups, tokens)))
         })?;
         let many = dense_mat::Buffers { weights, vectors, x, y };
         let columns = panels.div_ceil(if p.gated { 2 } else { 4 });
@@ -131,6 +132,7 @@ impl Lower<'_> {
         let form = if e.second.is_some() { Form::Gated } else { Form::Plain };
         let (routes, experts) = (e.routes, pool.experts());
         let (codec, s) = (codec(pool.codec), self.scratch);
+        let (group, groups) = self.panels(first.panels, routes);
         for window in &slab.windows {
             let params = expert_vec::Params {
                 first: expert_vec::Matrix { words: first.words, scales: first.scales },
@@ -150,9 +152,9 @@ impl Lower<'_> {
             let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x), all(e.y));
             let few =
                 expert_vec::Buffers { weights: weights.clone(), slot_of: slot_of.clone(), ids: ids.clone(), x: x.clone(), y: y.clone() };
-            program.push(self.device, expert_vec::kernel(codec, self.device.lanes, form), few, move |frame| {
+            program.push(self.device, expert_vec::kernel(codec, self.device.lanes, form, group), few, move |frame| {
                 let params = expert_vec::Params { routes: frame.tokens * routes, ..params };
-                (frame.tokens <= FEW).then_some((params, [params.panels, params.routes, 1]))
+                (frame.tokens <= FEW).then_some((params, [groups, params.routes, 1]))
             })?;
             let many = expert_mat::Buffers { weights, slot_of, ids, x, y, sorted: all(&s.sorted), tiles: all(&s.tiles) };
             let columns = first.panels.div_ceil(if e.second.is_some() { 2 } else { 4 });
@@ -163,6 +165,15 @@ impl Lower<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// How many panels a workgroup takes, and how many workgroups that makes: four share reads, as long as enough workgroups are left to
+    /// fill the device.
+    fn panels(&self, panels: u32, routes: u32) -> (Panels, u32) {
+        /// Enough for the largest GPUs to have something to do while others wait for memory.
+        const ENOUGH: u32 = 256;
+        let fours = panels.div_ceil(4);
+        if !self.device.report.hardware || fours * routes >= ENOUGH { (Panels::Four, fours) } else { (Panels::One, panels) }
     }
 
     /// Where the matrix of a role is inside a record, in vec4.

@@ -1,0 +1,249 @@
+//! Tests: importers against configurations and tensor lists that are wrong. No weights are read.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::path::{Path, PathBuf};
+
+use hotset::plan::{Score, Work};
+use serde_json::{Map, Value, json};
+
+use super::{Import, Shape, import, rope};
+use crate::checkpoint::{Checkpoint, Tensors};
+use crate::import::config::Config;
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
+}
+
+fn open(case: &str) -> (Map<String, Value>, Tensors) {
+    let checkpoint = Checkpoint::open(&golden(case)).unwrap();
+    (checkpoint.config().clone(), checkpoint.tensors().clone())
+}
+
+fn cases() -> Vec<String> {
+    let folders = std::fs::read_dir(golden("")).unwrap().map(|e| e.unwrap()).filter(|e| e.path().is_dir());
+    folders.map(|e| e.file_name().into_string().unwrap()).collect()
+}
+
+/// What a configuration that differs in one key from a golden one leads to.
+fn with(case: &str, key: &str, value: Value) -> Result<Import, String> {
+    let (mut config, tensors) = open(case);
+    config.insert(key.to_owned(), value);
+    import(&config, &tensors).map(|i| i.1).map_err(|f| f.to_string())
+}
+
+fn refusal(case: &str, key: &str, value: Value) -> String {
+    with(case, key, value).expect_err("refused")
+}
+
+/// Whatever stands in a configuration, the answer is a valid plan or a sentence; never a panic or an allocation without end.
+#[test]
+fn absurd_values_never_panic() {
+    let absurd = [
+        json!(0),
+        json!(-1),
+        json!(1),
+        json!(7),
+        json!(1e12),
+        json!(1u64 << 40),
+        json!(u64::MAX),
+        json!(1.5),
+        json!(1e300),
+        json!("x"),
+        json!([]),
+        json!([1, "x"]),
+        json!({}),
+        json!(true),
+        json!(false),
+        Value::Null,
+    ];
+    let (mut refused, mut accepted) = (0, 0);
+    for case in cases() {
+        let (config, tensors) = open(&case);
+        for key in config.keys() {
+            for value in &absurd {
+                let mut config = config.clone();
+                config.insert(key.clone(), value.clone());
+                match import(&config, &tensors) {
+                    Err(failure) => {
+                        assert!(!failure.to_string().is_empty());
+                        refused += 1;
+                    }
+                    Ok((_, import)) => {
+                        assert_eq!(import.experts.len(), import.plan.pools.len());
+                        accepted += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 1000 && accepted > 1000, "{refused} refused, {accepted} accepted");
+}
+
+/// Sizes that contradict the tensors, or each other, are errors that name the key or the tensor.
+#[test]
+fn absurd_sizes_are_named() {
+    for key in ["hidden_size", "num_hidden_layers", "num_local_experts", "num_attention_heads", "vocab_size", "intermediate_size"] {
+        for value in [json!(0), json!(-4), json!(1_000_000_000_000u64), json!("many")] {
+            let message = refusal("mixtral", key, value.clone());
+            assert!(message.contains(key), "{key} = {value}: {message}");
+        }
+    }
+    let message = refusal("mixtral", "num_key_value_heads", json!(3));
+    assert!(message.contains("num_key_value_heads = 3"), "{message}");
+    let message = refusal("mixtral", "num_local_experts", json!(5));
+    assert!(message.contains("gate.weight") && message.contains("[5, 32]"), "{message}");
+    let message = refusal("mixtral", "num_hidden_layers", json!(3));
+    assert!(message.contains("model.layers.2."), "{message}");
+    let message = refusal("moduleformer", "n_head", json!(5));
+    assert!(message.contains("att_hidden"), "{message}");
+}
+
+/// Fewer layers or experts than the checkpoint has would lose weights.
+#[test]
+fn nothing_is_left_over() {
+    let message = refusal("olmoe", "num_hidden_layers", json!(1));
+    assert!(message.contains("model.layers.1.") && message.contains("more"), "{message}");
+    let message = refusal("qwen2_moe", "mlp_only_layers", json!([0]));
+    assert!(message.contains("mlp.gate_proj"), "{message}");
+    for case in cases() {
+        let (config, mut tensors) = open(&case);
+        let any = tensors.values().next().unwrap().clone();
+        tensors.insert("model.layers.0.self_attn.surprise".to_owned(), any.clone());
+        let message = import(&config, &tensors).expect_err("refused").to_string();
+        assert!(message.contains("surprise"), "{case}: {message}");
+        tensors.remove("model.layers.0.self_attn.surprise");
+        tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), any);
+        assert!(import(&config, &tensors).is_ok(), "{case}: constants are left out silently");
+    }
+}
+
+/// Every tensor counts: without it, or with another shape, the import fails and names it.
+#[test]
+fn every_tensor_is_checked() {
+    for case in cases() {
+        let (config, tensors) = open(&case);
+        let constant = |n: &str| n.ends_with(".attn.mask") || n.ends_with(".attn.cum_weight");
+        for name in tensors.keys().filter(|n| !constant(n)) {
+            let tied_copy = name == "lm_head.weight" && config.get("tie_word_embeddings") == Some(&json!(true));
+            let mut missing = tensors.clone();
+            missing.remove(name);
+            match import(&config, &missing) {
+                Ok(_) => assert!(tied_copy, "{case}: {name} is not needed"),
+                // Without it the other spelling of its name may be asked for.
+                Err(failure) => assert!(failure.to_string().contains("lacks the tensor") || tied_copy, "{case}: {failure}"),
+            }
+            let mut longer = tensors.clone();
+            longer.get_mut(name).unwrap().shape[0] += 1;
+            let message = import(&config, &longer).expect_err("refused").to_string();
+            assert!(message.contains(name.as_str()) || tied_copy, "{case}: {message}");
+        }
+    }
+}
+
+/// What this version cannot compute is refused by name, not computed wrongly.
+#[test]
+fn unsupported_options_are_named() {
+    for (case, key, value, named) in [
+        ("mixtral", "hidden_act", json!("mish"), "mish"),
+        ("mixtral", "model_type", json!("mamba"), "mamba"),
+        ("mixtral", "quantization_config", json!({ "bits": 4 }), "quantization_config"),
+        ("mixtral", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
+        ("mixtral", "rope_parameters", json!({ "rope_type": "dynamic", "factor": 2.0 }), "dynamic"),
+        ("mixtral", "rope_scaling", json!({ "type": "longrope" }), "longrope"),
+        ("mixtral", "rope_parameters", json!({ "rope_type": "linear" }), "factor"),
+        ("olmoe", "clip_qkv", json!(-1.0), "clip_qkv"),
+        ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
+        ("qwen2_moe", "layer_types", json!(["full_attention", "sliding_attention"]), "use_sliding_window"),
+        ("granitemoe", "logits_scaling", json!(0.0), "logits_scaling"),
+        ("jetmoe", "glu", json!(false), "glu"),
+        ("moduleformer", "att_func", json!("softmax"), "softmax"),
+        ("moduleformer", "gate_type", json!("hash"), "hash"),
+        ("moduleformer", "universal", json!(true), "universal"),
+        ("moduleformer", "pre_norm", json!(false), "pre_norm"),
+        ("moduleformer", "activation_function", json!("mish"), "mish"),
+    ] {
+        let message = refusal(case, key, value);
+        assert!(message.contains(named), "{case}: {message}");
+    }
+    let (mut config, tensors) = open("mixtral");
+    config.remove("model_type");
+    assert!(import(&config, &tensors).expect_err("refused").to_string().contains("qwen3_moe"));
+}
+
+/// A tied model that carries a copy of its table uses the table once; a copy that differs counts.
+#[test]
+fn tied_tables() {
+    let (config, mut tensors) = open("granitemoe");
+    let table = tensors["model.embed_tokens.weight"].clone();
+    tensors.insert("lm_head.weight".to_owned(), table.clone());
+    let (_, shared) = import(&config, &tensors).unwrap();
+    assert_eq!(shared.plan.head.output.weight, shared.plan.embedding.table);
+    tensors.get_mut("lm_head.weight").unwrap().start += 4;
+    let (_, own) = import(&config, &tensors).unwrap();
+    assert_ne!(own.plan.head.output.weight, own.plan.embedding.table);
+}
+
+/// Layers whose experts pool differently keep their own numbers.
+#[test]
+fn shapes_in_the_plan_are_those_of_the_checkpoint() {
+    let (config, tensors) = open("moduleformer_gmm");
+    let (family, import) = import(&config, &tensors).unwrap();
+    assert_eq!((family, import.plan.context, import.plan.rotations.len()), ("moduleformer", None, 0));
+    let Work::Attention(attention) = &import.plan.steps[0].work else { panic!("attention comes first") };
+    assert_eq!((attention.heads, attention.head_dim), (1, 12));
+    let Score::Cosine { centroids, .. } = &import.plan.steps[0].routed.as_ref().unwrap().router.score else { panic!("a cosine router") };
+    assert_eq!(import.dense[centroids].shape, Shape::Matrix { rows: 5, cols: 10 });
+}
+
+/// Frequencies and amplitudes as transformers 5.23.0 computes them, for heads of 16, in both spellings.
+#[test]
+fn rotations() {
+    let check = |mut rope: Value, frequencies: [f32; 8], amplitude: f32| {
+        let new = json!({ "rope_parameters": rope });
+        let theta = rope.as_object_mut().unwrap().remove("rope_theta");
+        let old = json!({ "rope_scaling": rope, "rope_theta": theta });
+        for config in [new, old] {
+            let r = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 3e-7 * b;
+            assert!(r.frequencies.iter().zip(&frequencies).all(close), "{config}: {:?}", r.frequencies);
+            assert!(close((&r.amplitude, &amplitude)), "{config}: {}", r.amplitude);
+        }
+    };
+    check(
+        json!({ "rope_type": "default", "rope_theta": 1e6 }),
+        [1.0, 0.177_827_94, 0.031_622_78, 0.005_623_413_2, 0.001, 0.000_177_827_94, 3.162_277_4e-5, 5.623_413_5e-6],
+        1.0,
+    );
+    check(
+        json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 1e4 }),
+        [0.25, 0.079_056_94, 0.025, 0.007_905_695, 0.002_5, 0.000_790_569_5, 0.000_25, 7.905_695e-5],
+        1.0,
+    );
+    check(
+        json!({ "rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192 }),
+        [1.0, 0.193_922_76, 0.037_606_03, 0.007_292_665, 0.000_524_846, 3.428_102_4e-5, 6.647_869_7e-6, 1.289_173_2e-6],
+        1.0,
+    );
+    check(
+        json!({ "rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, "original_max_position_embeddings": 32768 }),
+        [1.0, 0.177_827_94, 0.031_622_78, 0.004_217_56, 0.000_5, 4.445_698_5e-5, 7.905_694e-6, 1.405_853_4e-6],
+        1.138_629_4,
+    );
+    check(
+        json!({
+            "rope_type": "yarn", "factor": 16.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096,
+            "beta_fast": 16, "beta_slow": 2, "truncate": false, "mscale": 0.7, "mscale_all_dim": 0.3,
+        }),
+        [1.0, 0.316_227_76, 0.1, 0.031_622_78, 0.005_952_024, 0.000_240_811_12, 6.25e-5, 1.976_423_7e-5],
+        1.102_387_2,
+    );
+    check(
+        json!({ "rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 64, "attention_factor": 1.25 }),
+        [1.0, 0.263_523_13, 0.066_666_66, 0.015_811_39, 0.005, 0.001_581_139, 0.000_5, 0.000_158_113_93],
+        1.25,
+    );
+    let config = json!({ "max_position_embeddings": 64, "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } });
+    let plain = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+    assert!((plain.frequencies[1] - 0.263_523_13).abs() < 1e-6, "the original context defaults to max_position_embeddings");
+}
