@@ -180,7 +180,7 @@ impl<'s> Stream<'s> {
         let s = &mut self.statistics;
         s.generated_tokens += 1;
         match s.first_token {
-            None => s.first_token = Some(s.prefill + started.elapsed()),
+            None => s.first_token = Some(started.elapsed()),
             Some(_) => s.decode += started.elapsed(),
         }
         Ok(Some(token))

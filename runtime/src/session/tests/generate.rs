@@ -1,6 +1,8 @@
 //! Reading, generating, ending.
 
 use super::script::{BOS, EOS, VOCAB};
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::error::Category;
 
@@ -109,6 +111,18 @@ fn prompts_are_read_in_chunks_and_cancelled_between_them() {
     assert_eq!((tokens.len(), completion.stop, s.read()), (0, StopReason::Cancelled, 0));
     collect(&mut s, &GenerateOptions { max_tokens: 2, ..GenerateOptions::default() });
     assert_eq!(*script.calls.lock().unwrap(), [512, 512, 176, 1]);
+}
+
+#[test]
+fn times_are_counted_once() {
+    let delay = Duration::from_millis(60);
+    let mut s = Script { delay, ..Script::saying("abc") }.engine(None).session(&SessionOptions::default()).unwrap();
+    s.append(&[1; 600]).unwrap();
+    let started = Instant::now();
+    let statistics = collect(&mut s, &GenerateOptions { max_tokens: 2, ..GenerateOptions::default() }).1.statistics;
+    let first = statistics.first_token.unwrap();
+    assert!(statistics.prefill >= 2 * delay && first >= statistics.prefill && statistics.decode >= delay, "{statistics:?}");
+    assert!(first + statistics.decode <= started.elapsed(), "{statistics:?}");
 }
 
 #[test]

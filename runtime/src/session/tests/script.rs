@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::bundle::{Bundle, BundleWriter, FORMAT, Manifest, Provenance, TOKENIZER, TensorInfo};
 use crate::codec::Codec;
@@ -23,6 +24,8 @@ pub(super) struct Script {
     pub(super) answer: Vec<u32>,
     /// Fails when this many calls of `forward` have succeeded.
     pub(super) fail_after: Option<usize>,
+    /// Time every call of `forward` takes.
+    pub(super) delay: Duration,
     /// Lengths of all forward calls.
     pub(super) calls: Arc<Mutex<Vec<usize>>>,
     /// Times the caches were emptied.
@@ -131,6 +134,7 @@ impl Run for Reciting {
             return Err(Error::Device("the device went away".into()));
         }
         calls.push(tokens.len());
+        std::thread::sleep(self.script.delay);
         self.position += tokens.len();
         let mut row = vec![0.0; VOCAB as usize];
         Ok(match want {
