@@ -13,7 +13,7 @@
 //!
 //! # Engine, session, stream
 //!
-//! An [`Engine`] is a [bundle](bundle) made ready on a [`Device`]: open it once, clone it freely, share it between threads. A [`Session`]
+//! An [`Engine`] is a [`bundle`] made ready on a [`Device`]: open it once, clone it freely, share it between threads. A [`Session`]
 //! is one conversation: its tokens and its caches. It can move to another thread, and generates on whichever calls it. Text goes in with
 //! [`Session::append_text`], token ids with [`Session::append`]; [`Session::generate`] calls a closure for every [`Token`],
 //! [`Session::stream`] is an iterator over them. A [`Chat`] wraps a session and speaks in messages, by the model's own chat template.

@@ -63,7 +63,7 @@ impl Tokenizer {
     ///
     /// The environment is that of the `transformers` library: the same whitespace rules, `tojson`, `raise_exception`, `strftime_now`
     /// (UTC), Python's string and dictionary methods, and the variables `messages`, `add_generation_prompt`, `bos_token`, `eos_token`,
-    /// `tools` and `documents` (both none). The prompt is meant for [`encode_chat`](Self::encode_chat).
+    /// `tools` and `documents` (both none); `{% generation %}` blocks. The prompt is meant for [`encode_chat`](Self::encode_chat).
     ///
     /// # Errors
     /// When the template is faulty or refuses the messages; its own words are passed on.
@@ -80,7 +80,8 @@ impl Tokenizer {
             tools => (),
             documents => (),
         };
-        environment().render_str(template, variables).map_err(|e| Error::Text(format!("the bundle's chat template failed: {e}")))
+        let template = without_generation_tags(template);
+        environment().render_str(&template, variables).map_err(|e| Error::Text(format!("the bundle's chat template failed: {e}")))
     }
 
     /// Token ids of a prompt made by [`render_chat`](Self::render_chat): special tokens that the template wrote become those tokens,
@@ -108,6 +109,23 @@ impl Tokenizer {
         }
         text
     }
+}
+
+/// Training marks what the model says with `{% generation %}…{% endgeneration %}`, which Jinja does not know. Here they become a block
+/// that is always taken, so that white space around them counts as it should.
+fn without_generation_tags(template: &str) -> String {
+    let mut parts = template.split("{%");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (tag, rest) = part.split_at(part.find("%}").unwrap_or(0));
+        let tag = match tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            "generation" => tag.replace("generation", "if true"),
+            "endgeneration" => tag.replace("endgeneration", "endif"),
+            _ => tag.to_owned(),
+        };
+        out.extend(["{%", &tag, rest]);
+    }
+    out
 }
 
 fn environment() -> Environment<'static> {

@@ -117,6 +117,26 @@ fn templates_run_as_in_python() {
     assert_eq!(rendered, "<|user|>\"<a'b>&\\\\u003c\"\nFalse True <s></s>%<s>");
 }
 
+/// The expected texts were made with Python's jinja2 3.1.6 in the environment that `transformers` sets up.
+#[test]
+fn constructs_of_real_templates() {
+    let cases: Value = serde_json::from_str(include_str!("templates.json")).unwrap();
+    for case in cases.as_array().unwrap() {
+        let of = |v: &Value, key: &str| v[key].as_str().unwrap().to_owned();
+        let message = |m: &Value| {
+            let role = match m["role"].as_str().unwrap() {
+                "system" => Role::System,
+                "user" => Role::User,
+                _ => Role::Assistant,
+            };
+            Message::new(role, of(m, "content"))
+        };
+        let messages: Vec<Message> = case["messages"].as_array().unwrap().iter().map(message).collect();
+        let rendered = tokenizer(Some(&of(case, "template"))).render_chat(&messages);
+        assert_eq!(rendered.map_err(|e| e.to_string()), Ok(of(case, "expected")), "{}", case["name"]);
+    }
+}
+
 #[test]
 fn templates_fail_with_their_own_words() {
     let error = |template: &str| tokenizer(Some(template)).render_chat(&[user("x")]).unwrap_err().to_string();

@@ -19,8 +19,8 @@ const SEPARATOR: &str = "<|endoftext|>";
 
 /// Measure how well a bundle predicts a text
 ///
-/// Documents are separated by lines `<|endoftext|>`. Each is trimmed, tokenised, and followed by the model's end-of-text token; the
-/// tokens of all documents form one stream. The stream is cut into windows of the context's length. Caches are empty at the start of each
+/// A text is tokenised as it stands. If it has lines `<|endoftext|>`, they separate documents: each is trimmed, tokenised, and followed by
+/// the model's end-of-text token, and the tokens of all documents form one stream. The stream is cut into windows of the context's length. Caches are empty at the start of each
 /// window, so its first tokens are predicted with little to go by: a longer --context gives lower figures. Every token is predicted
 /// exactly once, except the stream's first, which nothing precedes (unless the model wants a beginning-of-sequence token: then each
 /// window begins with one).
@@ -115,6 +115,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
 /// The stream of tokens that `text` stands for.
 fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>> {
     let tokenizer = engine.tokenizer()?;
+    if !text.contains(SEPARATOR) {
+        return Ok(tokenizer.encode(text)?);
+    }
     let mut stream = Vec::new();
     for document in text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty()) {
         stream.extend(tokenizer.encode(document)?);
