@@ -10,44 +10,89 @@ use std::sync::Arc;
 use hotset::bundle::Bundle;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::model::{Model, Output, RunOptions, Want};
-use safetensors::SafeTensors;
-use support::{convert, golden};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use support::{convert, golden, hotset};
 
-/// Largest difference from the original's logits, in units of their standard deviation.
-fn deviation(case: &str, codec: &str) -> f32 {
-    let folder = golden(case);
-    let out = tempfile::tempdir().unwrap();
-    let bundle = convert(&folder, out.path(), codec);
-    let (tokens, want) = reference(&folder);
-    let got = logits(&bundle, &tokens);
+/// The golden checkpoints, all of them.
+fn cases() -> Vec<String> {
+    let folders = std::fs::read_dir(golden("")).unwrap().map(|e| e.unwrap()).filter(|e| e.path().is_dir());
+    let cases: Vec<String> = folders.map(|e| e.file_name().into_string().unwrap()).collect();
+    assert!(cases.len() >= 23, "{cases:?}");
+    cases
+}
+
+/// Largest difference between logits, in units of the standard deviation of those that should be.
+fn deviation(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let mean = want.iter().sum::<f32>() / want.len() as f32;
     let std = (want.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / want.len() as f32).sqrt();
-    got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / std
+    got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / std
 }
 
-/// Every case agrees with its original to the precision of f32.
+/// Every case agrees with its original to the precision of f32, in the plain reference executor and through the tool on the CPU.
 #[test]
 fn logits_agree_with_the_original_implementations() {
-    let mut cases: Vec<String> = std::fs::read_dir(golden(""))
-        .unwrap()
-        .map(|e| e.unwrap())
-        .filter(|e| e.file_type().unwrap().is_dir())
-        .map(|e| e.file_name().into_string().unwrap())
-        .collect();
-    cases.sort();
-    assert!(cases.len() >= 23, "{cases:?}");
-    let deviations: Vec<_> = cases.iter().map(|c| (c, deviation(c, "f32"))).collect();
-    let bad: Vec<_> = deviations.iter().filter(|d| d.1.is_nan() || d.1 > 2e-4).collect();
+    let out = tempfile::tempdir().unwrap();
+    let mut bad = Vec::new();
+    for case in cases() {
+        let bundle = convert(&golden(&case), out.path(), "f32");
+        let (tokens, want) = reference(&golden(&case));
+        for (device, got) in [("reference", logits(&bundle, &tokens)), ("cpu", printed_logits(&bundle, &tokens))] {
+            let deviation = deviation(&got, &want);
+            if deviation.is_nan() || deviation > 2e-4 {
+                bad.push((case.clone(), device, deviation));
+            }
+        }
+    }
     assert!(bad.is_empty(), "{bad:?}");
+}
+
+/// What `hotset logits` says.
+fn printed_logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
+    let list = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let done = hotset(&["logits", bundle.to_str().unwrap(), "--tokens", &list, "--device", "cpu", "--json"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let printed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let rows: Vec<Vec<f32>> = serde_json::from_value(printed["logits"].clone()).unwrap();
+    rows.concat()
 }
 
 /// Reduced precision stays close, and each step down is a little worse: the codec really is the one that was asked for.
 #[test]
 fn codecs_degrade_in_order() {
-    let all: Vec<f32> = ["f32", "f16", "bf16", "q8", "q4"].iter().map(|c| deviation("mixtral", c)).collect();
+    let out = tempfile::tempdir().unwrap();
+    let (tokens, want) = reference(&golden("mixtral"));
+    let off = |codec: &&str| deviation(&logits(&convert(&golden("mixtral"), out.path(), codec), &tokens), &want);
+    let all: Vec<f32> = ["f32", "f16", "bf16", "q8", "q4"].iter().map(off).collect();
     assert!(all.windows(2).all(|w| w[0] < w[1] * 1.5), "{all:?}");
     assert!(all[1] < 0.02 && all[4] > 0.02 && all[4] < 2.0, "{all:?}");
+}
+
+/// A matrix too large to encode at once is put together from pieces, the last of them not full.
+#[test]
+fn large_matrices_are_whole() {
+    const VOCAB: usize = 70_001;
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bytes = std::fs::read(golden("mixtral_fused").join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let width = file.tensor("model.norm.weight").unwrap().shape()[0];
+    let table: Vec<f32> = (0..VOCAB * width).map(|i| (i % 1009) as f32 - 504.0).collect();
+    let table_bytes: &[u8] = bytemuck::cast_slice(&table);
+    let large = TensorView::new(Dtype::F32, vec![VOCAB, width], table_bytes).unwrap();
+    let tensors = file.iter().map(|(n, t)| (n, if n == "model.embed_tokens.weight" { large.clone() } else { t }));
+    safetensors::serialize_to_file(tensors, None, &source.path().join("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(golden("mixtral_fused").join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["vocab_size"] = VOCAB.into();
+    std::fs::write(source.path().join("config.json"), config.to_string()).unwrap();
+    let bundle = Bundle::open(convert(source.path(), out.path(), "f32")).unwrap();
+    let stored = bundle.matrix(&bundle.plan().embedding.table).unwrap();
+    let mut row = vec![0.0; width];
+    for (r, want) in table.chunks(width).enumerate() {
+        stored.row(r, &mut row);
+        assert_eq!(row, want, "row {r}");
+    }
 }
 
 /// What a bundle says about itself.

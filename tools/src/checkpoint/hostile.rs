@@ -169,6 +169,34 @@ fn other_formats_are_named() {
     assert!(error(&compressed).contains("compressed"));
 }
 
+/// Archives beyond 4 GiB keep sizes and offsets in 64-bit fields; small ones may as well.
+#[test]
+fn zip64_is_read() {
+    let pickle = dict(&tensor(2, 0, &[2], &[1]));
+    let narrow = archive(&pickle, &[1.5, -2.5]);
+    let at = |signature: u32| narrow.windows(4).position(|w| w == signature.to_le_bytes()).expect("there");
+    let (start, end) = (at(0x0201_4b50), at(0x0605_4b50));
+    let mut wide = narrow[..start].to_vec();
+    let mut rest = &narrow[start..end];
+    while !rest.is_empty() {
+        let name = usize::from(u16::from_le_bytes([rest[28], rest[29]]));
+        let (head, tail) = rest.split_at(46 + name);
+        let mut head = head.to_vec();
+        let fields = [&head[24..28], &[0; 4], &head[20..24], &[0; 4], &head[42..46], &[0; 4]].concat();
+        (20..28).chain(42..46).for_each(|i| head[i] = 0xff);
+        head[30] = 28;
+        wide.extend([&head[..], &[1, 0, 24, 0], &fields].concat());
+        rest = tail;
+    }
+    let (end64, length) = (wide.len() as u64, (wide.len() - start) as u64);
+    wide.extend([&0x0606_4b50u32.to_le_bytes()[..], &44u64.to_le_bytes(), &[0; 12], &3u64.to_le_bytes(), &3u64.to_le_bytes()].concat());
+    wide.extend([length.to_le_bytes(), (start as u64).to_le_bytes()].concat());
+    wide.extend([&0x0706_4b50u32.to_le_bytes()[..], &[0; 4], &end64.to_le_bytes(), &[1, 0, 0, 0]].concat());
+    wide.extend([&0x0605_4b50u32.to_le_bytes()[..], &[0; 4], &[0xff; 12], &[0, 0]].concat());
+    let (found, expected) = (tensors(&wide, 0).expect("sound"), tensors(&narrow, 0).expect("sound"));
+    assert_eq!(found, expected);
+}
+
 fn published() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/jetmoe_k3/pytorch_model.bin");
     std::fs::read(path).expect("a golden checkpoint")

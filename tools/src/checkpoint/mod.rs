@@ -87,6 +87,16 @@ impl Checkpoint {
         }
     }
 
+    /// Gives back the memory of everything read so far; reading it again is possible and merely slower. The system would reclaim these
+    /// pages by itself when it runs short, but until then they would crowd out other programs.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        for map in &self.maps {
+            // SAFETY: the maps are read-only views of files, so dropped pages come back with the same contents.
+            let _best_effort = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+
     /// The files that hold weights: one, or those that an index names.
     fn weight_files(&self) -> Result<Vec<PathBuf>> {
         for single in ["model.safetensors", "pytorch_model.bin"] {

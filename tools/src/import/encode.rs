@@ -85,7 +85,8 @@ impl Dense {
         match self.usage {
             // A wrong expert costs more than a wrong digit, and routers are small.
             Usage::Router => Codec::F32,
-            // Only one row of the table is read for each token, and its error enters every layer.
+            // One row of the table is read for each token, so its size costs no time; on the demo model 8 bits instead of 4 lower the
+            // divergence from f32 by a tenth (0.0101 → 0.0091 nats) for 3 % of the file. A tied table is a weight: every token reads all of it.
             Usage::Embedding if requested == Codec::Q4 => Codec::Q8,
             Usage::Embedding | Usage::Weight => requested,
         }
@@ -177,6 +178,7 @@ fn encode(checkpoint: &Checkpoint, entries: Vec<Entry<'_>>, stop: &AtomicBool, s
             }
         }
         run(checkpoint, jobs)?;
+        checkpoint.release();
         if sender.send(buffers).is_err() {
             return Ok(()); // the writer failed and says why
         }
