@@ -5,14 +5,12 @@
 mod support;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use hotset::bundle::Bundle;
-use hotset::cpu::reference::ReferenceModel;
-use hotset::model::{Model, Output, RunOptions, Want};
+use hotset::{Device, Engine, EngineOptions, SessionOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use support::{convert, golden, hotset};
+use support::{convert, golden};
 
 /// The golden checkpoints, all of them.
 fn cases() -> Vec<String> {
@@ -30,32 +28,40 @@ fn deviation(got: &[f32], want: &[f32]) -> f32 {
     got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / std
 }
 
-/// Every case agrees with its original to the precision of f32, in the plain reference executor and through the tool on the CPU.
+/// Every case agrees with its original on every executor, read in one batch and token by token.
 #[test]
 fn logits_agree_with_the_original_implementations() {
-    let out = tempfile::tempdir().unwrap();
+    let (out, devices) = (tempfile::tempdir().unwrap(), devices());
     let mut bad = Vec::new();
     for case in cases() {
         let bundle = convert(&golden(&case), out.path(), "f32");
         let (tokens, want) = reference(&golden(&case));
-        for (device, got) in [("reference", logits(&bundle, &tokens)), ("cpu", printed_logits(&bundle, &tokens))] {
-            let deviation = deviation(&got, &want);
-            if deviation.is_nan() || deviation > 2e-4 {
-                bad.push((case.clone(), device, deviation));
+        for (device, tolerance) in &devices {
+            let engine = Engine::open(&bundle, &EngineOptions { device: device.clone(), threads: Some(2) }).unwrap();
+            let session = || engine.session(&SessionOptions::default()).unwrap();
+            let mut one_by_one = session();
+            let single = tokens.iter().flat_map(|&t| one_by_one.logits(&[t]).unwrap()).collect();
+            for (how, got) in [("in one batch", session().logits(&tokens).unwrap()), ("token by token", single)] {
+                let deviation = deviation(&got, &want);
+                if deviation.is_nan() || deviation > *tolerance {
+                    bad.push((case.clone(), device, how, deviation));
+                }
             }
         }
     }
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-/// What `hotset logits` says.
-fn printed_logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
-    let list = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let done = hotset(&["logits", bundle.to_str().unwrap(), "--tokens", &list, "--device", "cpu", "--json"]);
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let printed: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
-    let rows: Vec<Vec<f32>> = serde_json::from_value(printed["logits"].clone()).unwrap();
-    rows.concat()
+/// The executors of this machine and the deviation each may have.
+fn devices() -> Vec<(Device, f32)> {
+    let mut devices = vec![(Device::Reference, 2e-4), (Device::Cpu, 2e-4)];
+    if hotset::gpu::adapters().iter().any(|a| a.unusable.is_none()) {
+        devices.push((Device::Gpu, 1e-3));
+    } else {
+        assert!(std::env::var_os("CI").is_none(), "there is no Vulkan, Metal or DX12 device; install mesa-vulkan-drivers");
+        println!("NOT CHECKED: logits on a GPU, because this machine has no Vulkan, Metal or DX12 device");
+    }
+    devices
 }
 
 /// Reduced precision stays close, and each step down is a little worse: the codec really is the one that was asked for.
@@ -109,14 +115,10 @@ fn the_bundle_names_its_origin_and_is_intact() {
     assert_eq!(bundle.plan().context, Some(128));
 }
 
-/// Logits of all positions.
+/// Logits of all positions, by the reference executor.
 fn logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
-    let model = ReferenceModel::new(Arc::new(Bundle::open(bundle).unwrap()));
-    let mut run = model.start(RunOptions { context: tokens.len(), slide: false, stick_epsilon: 0.0 }).unwrap();
-    match run.forward(tokens, Want::All).unwrap() {
-        Output::Logits(logits) => logits,
-        other => panic!("{other:?}"),
-    }
+    let engine = Engine::open(bundle, &EngineOptions { device: Device::Reference, threads: None }).unwrap();
+    engine.session(&SessionOptions::default()).unwrap().logits(tokens).unwrap()
 }
 
 /// Tokens and logits of the original implementation.

@@ -5,7 +5,8 @@
 use std::process::Command;
 
 const PROMPT: &str = "Once upon a time";
-const CONTINUATION: &str = " there was a little girl named Lily. She loved to play with her toys and play with her toys. One day, she saw a big, red balloon in the park. She wanted to play with it, but she didn";
+const CONTINUATION: &str = " there was a little girl named Lily. She loved to play with her toys and play with her toys. \
+    One day, she went to the park with her mom. She saw a big, red balloon in the park. She";
 
 fn run(args: &[&str]) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_hotset")).args(args).output().unwrap();

@@ -132,7 +132,7 @@ impl<'a> Builder<'a> {
     /// The embedding table `[vocab, width]`.
     pub(super) fn embedding(&mut self, tensor: &str, vocab: u32, width: u32, scale: f32) -> Result<Embedding> {
         let slice = self.tensor(tensor, &[vocab, width])?;
-        Ok(Embedding { table: self.matrix("embedding.weight", Usage::Embedding, slice, vocab, width), scale })
+        Ok(Embedding { table: self.matrix("embedding.weight", Usage::Vocabulary, slice, vocab, width), scale })
     }
 
     /// The output matrix. A tied model may still carry its own copy; when the two differ the copy counts, as in transformers.
@@ -140,13 +140,10 @@ impl<'a> Builder<'a> {
         const OUTPUT: &str = "lm_head.weight";
         if tied && (!self.has(OUTPUT) || self.same(OUTPUT, table)) {
             self.ignore(OUTPUT);
-            if let Some(dense) = self.dense.get_mut(&embedding.table) {
-                dense.usage = Usage::Weight;
-            }
             return Ok(Linear { weight: embedding.table.clone(), bias: None });
         }
         let slice = self.tensor(OUTPUT, &[vocab, width])?;
-        Ok(Linear { weight: self.matrix("head.output.weight", Usage::Weight, slice, vocab, width), bias: None })
+        Ok(Linear { weight: self.matrix("head.output.weight", Usage::Vocabulary, slice, vocab, width), bias: None })
     }
 
     /// The finished model. Fails when the checkpoint holds something that no part of the model used.

@@ -66,8 +66,8 @@ pub(crate) enum Usage {
     Weight,
     /// Part of a router's score network.
     Router,
-    /// An embedding table that is looked up and nothing else.
-    Embedding,
+    /// The embedding table or the output head.
+    Vocabulary,
 }
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
