@@ -26,11 +26,12 @@ var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> queries: array<vec4f>; // [tokens, routes, H, head_stride]
 @group(0) @binding(1) var<storage, read> keys: array<vec4f>; // [capacity, KV, head_stride]
-@group(0) @binding(2) var<storage, read> values: array<f32>; // [capacity, KV, head_stride]
+@group(0) @binding(2) var<storage, read> values: array<vec4f>; // [capacity, KV, head_stride]
 @group(0) @binding(3) var<storage, read_write> mixed: array<f32>; // [tokens, routes, H, splits, h]
 @group(0) @binding(4) var<storage, read_write> stats: array<vec2f>; // [tokens, routes, H, splits]: maximum and sum, or log left
 
 var<workgroup> scores: array<f32, BLOCK>; // logits, then weights, of the block's keys
+var<workgroup> slices: array<vec4f, LANES>; // [slices, wide]: what each slice of the keys mixes
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
@@ -53,32 +54,11 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     var any = false;
     for (var start = split * params.split; start < end; start += BLOCK) {
         let count = min(BLOCK, end - start);
-        for (var i = lane.index; i < count; i += LANES) {
-            let row = ((position - start - i) % params.capacity * params.kv_heads + kv) * params.head_stride;
-            var sum = vec4f(0.0);
-            for (var d = 0u; d < params.head_stride; d++) {
-                sum += queries[query + d] * keys[row + d];
-            }
-            scores[i] = dot(sum, vec4f(1.0)) * params.scale;
-        }
+        score(lane.index, position - start, count, query, kv);
         workgroupBarrier();
         let before = weigh(lane, count, &state);
-        // The newest key of the block; older ones are above it in the ring, wrapping at its start.
-        let newest = (position - start) % params.capacity;
-        for (var d = lane.index; d < params.head_dim; d += LANES) {
-            var row = newest;
-            var sum = 0.0;
-            for (var i = 0u; i < count; i++) {
-                sum += scores[i] * values[(row * params.kv_heads + kv) * params.head_stride * 4u + d];
-                row = select(row - 1u, params.capacity - 1u, row == 0u);
-            }
-            if any {
-                sum += before * mixed[to + d];
-            }
-            mixed[to + d] = sum;
-        }
+        mix(lane.index, position - start, count, kv, to, select(0.0, before, any));
         any = true;
-        workgroupBarrier();
 #ifdef KIND_STICKBREAKING
         if state.x < params.least {
             break;
@@ -94,10 +74,79 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
         }
     } else {
 #ifdef KIND_SOFTMAX
-        for (var d = lane.index; d < params.head_dim; d += LANES) {
-            mixed[to + d] /= state.y;
-        }
+        divide(lane.index, to, state.y);
 #endif
+    }
+}
+
+// Logits of the block's keys, `newest` being the first. A lane has every 64th key, up to four, and reads the query once for all.
+fn score(lane: u32, newest: u32, count: u32, query: u32, kv: u32) {
+    var rows: vec4u;
+    for (var j = 0u; j < 4u; j++) {
+        // What is past the block's end repeats its last key and is not stored.
+        let i = min(lane + j * LANES, count - 1u);
+        rows[j] = ((newest - i) % params.capacity * params.kv_heads + kv) * params.head_stride;
+    }
+    var sum = mat4x4f();
+    for (var d = 0u; d < params.head_stride; d++) {
+        let q = queries[query + d];
+        sum[0] += q * keys[rows.x + d];
+        if count > LANES {
+            sum[1] += q * keys[rows.y + d];
+        }
+        if count > 2u * LANES {
+            sum[2] += q * keys[rows.z + d];
+            sum[3] += q * keys[rows.w + d];
+        }
+    }
+    let logits = vec4f(1.0) * sum * params.scale;
+    for (var j = 0u; j < 4u; j++) {
+        if lane + j * LANES < count {
+            scores[lane + j * LANES] = logits[j];
+        }
+    }
+}
+
+// Adds the block's weighted values to what was mixed `before`. A lane has four elements of the head and a slice of the keys.
+fn mix(lane: u32, newest: u32, count: u32, kv: u32, to: u32, before: f32) {
+    let wide = min(params.head_stride, LANES);
+    let share = LANES / wide;
+    let slice = lane / wide;
+    for (var first = 0u; first < params.head_stride; first += wide) {
+        let d = first + lane % wide;
+        var sum = vec4f(0.0);
+        if slice < share && d < params.head_stride {
+            // Older keys are above newer ones in the ring, wrapping at its start.
+            var row = (newest - min(slice, newest)) % params.capacity;
+            for (var i = slice; i < count; i += share) {
+                sum += scores[i] * values[(row * params.kv_heads + kv) * params.head_stride + d];
+                row = select(row - share, row + params.capacity - share, row < share);
+            }
+        }
+        slices[lane] = sum;
+        workgroupBarrier();
+        if slice == 0u && d < params.head_stride {
+            for (var s = 1u; s < share; s++) {
+                sum += slices[s * wide + lane];
+            }
+            for (var e = 4u * d; e < min(4u * d + 4u, params.head_dim); e++) {
+                if before != 0.0 {
+                    sum[e & 3u] += before * mixed[to + e];
+                }
+                mixed[to + e] = sum[e & 3u];
+            }
+        }
+        workgroupBarrier();
+    }
+}
+
+// Divides the result, each element in the lane that wrote it.
+fn divide(lane: u32, to: u32, divisor: f32) {
+    let wide = min(params.head_stride, LANES);
+    for (var d = lane; d < params.head_stride && lane < wide; d += wide) {
+        for (var e = 4u * d; e < min(4u * d + 4u, params.head_dim); e++) {
+            mixed[to + e] /= divisor;
+        }
     }
 }
 

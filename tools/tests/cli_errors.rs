@@ -12,9 +12,6 @@ fn usage() {
         &["run", "--frobnicate"],
         &["run", "b", "-n", "many"],
         &["logits", "b"],
-        &["logits", "b", "--tokens", "1,x"],
-        &["logits", "b", "--tokens", "-1"],
-        &["logits", "b", "--tokens", "4294967296"],
         &["logits", "b", "--tokens", "1", "--text", "x"],
         &["bench", "-n", "0"],
         &["eval", "b"],
@@ -63,6 +60,10 @@ fn token_ids() {
     let tiny = Tiny::new();
     let b = tiny.bundle();
     assert!(hotset(&["logits", str(&b), "--tokens", "5,258"]).error().contains("token 258 is not in the vocabulary"));
+    for bad in ["1,x", "1,,2", "-1", "4294967296"] {
+        assert!(hotset(&["logits", str(&b), "--tokens", bad]).error().contains("is not a token id"), "{bad}");
+    }
+    assert!(hotset(&["logits", str(&b), "--tokens", ""]).error().contains("empty"));
     assert!(hotset(&["logits", str(&b), "--text", ""]).error().contains("empty"));
     let many = vec!["1"; 25].join(",");
     assert!(hotset(&["logits", str(&b), "--tokens", &many]).error().contains("context of 24"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::options::{ContextArgs, DeviceArgs};
 
 /// How many of the likeliest tokens are listed for people.
@@ -21,8 +21,8 @@ pub(crate) struct Args {
     /// Bundle to run
     bundle: PathBuf,
     /// Token ids, separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', allow_hyphen_values = true, group = "input")]
-    tokens: Vec<u32>,
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true, group = "input")]
+    tokens: Option<String>,
     /// Text to tokenise instead
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, group = "input")]
     text: Option<String>,
@@ -40,6 +40,15 @@ struct Json<'a> {
     logits: Vec<&'a [f32]>,
 }
 
+/// Reads `5,17,3`; nothing at all is an empty prompt.
+fn ids(list: &str) -> Result<Vec<u32>> {
+    let id = |part: &str| {
+        let id = part.trim().parse();
+        id.map_err(|_| Failure::new(format!("{part:?} is not a token id; give whole numbers separated by commas, such as 5,17,3")))
+    };
+    if list.trim().is_empty() { Ok(Vec::new()) } else { list.split(',').map(id).collect() }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let engine = args.device.open(&args.bundle)?;
@@ -48,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             let tokenizer = engine.tokenizer()?;
             tokenizer.bos().into_iter().chain(tokenizer.encode(text)?).collect()
         }
-        None => args.tokens,
+        None => ids(args.tokens.as_deref().unwrap_or_default())?,
     };
     let logits = args.context.session(&engine)?.logits(&tokens)?;
     let rows = logits.chunks(engine.plan().vocab as usize);
