@@ -68,6 +68,8 @@ fn kernel(entry: &Entry, axes: &[Axis], shared: &HashMap<String, String>, out: &
     let name = &entry.kernel;
     let text = read(&Path::new("wgsl").join(format!("{name}.wgsl")))?;
     let purpose = text.lines().next().and_then(|l| l.strip_prefix("// ")).ok_or(format!("{name}.wgsl: no purpose sentence"))?;
+    // Brackets would be links in its documentation.
+    let purpose = purpose.replace('[', "\\[").replace(']', "\\]");
     let mut interface: Option<emit::Interface> = None;
     let mut variants = String::new();
     for values in manifest::combinations(axes, &entry.axes) {

@@ -11,6 +11,7 @@
 //! A reader validates everything once, when it opens the file, and trusts it afterwards. Opening maps the file; nothing is read that is not
 //! needed.
 
+mod cost;
 mod header;
 mod manifest;
 mod read;

@@ -1,10 +1,10 @@
 //! What a model costs, from its plan alone.
 
 use super::cache::Head;
-use crate::bundle::{Bundle, RecordLayout};
+use crate::bundle::Bundle;
 use crate::codec::Codec;
 use crate::model::Report;
-use crate::plan::{Part, Plan, Score, SharedFfn, Step, Work};
+use crate::plan::{Plan, Step, Work};
 
 /// See [`Model::report`](crate::model::Model::report).
 pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Codec) -> Report {
@@ -15,7 +15,7 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
         kind: "cpu",
         device_bytes: 0,
         cache_bytes_per_token: rows.sum::<usize>() as u64,
-        weight_bytes_per_token: weight_bytes_per_token(bundle),
+        weight_bytes_per_token: bundle.weight_bytes_per_token(),
         dispatches_per_token: 0,
         dispatches_per_step: Vec::new(),
     }
@@ -31,48 +31,6 @@ fn processor() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.trim_start().strip_prefix(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |n| n.trim().to_owned())
-}
-
-/// Dense matrices that every token goes through, and the records it is routed to.
-fn weight_bytes_per_token(bundle: &Bundle) -> u64 {
-    let plan = bundle.plan();
-    let dense = |name: &str| bundle.matrix(name).map_or(0, |m| m.layout().bytes());
-    let step = |s: &Step| {
-        let routed = s.routed.iter().map(|r| {
-            let pool = &plan.pools[r.pool as usize];
-            let record: usize = RecordLayout::of(pool, plan.width).map_or(0, |l| l.matrices.iter().map(|m| m.1.bytes()).sum());
-            r.router.select.rule.max_routes(pool.experts()) as usize * record
-        });
-        matrices(s).into_iter().map(dense).sum::<usize>() + routed.sum::<usize>()
-    };
-    let row = dense(&plan.embedding.table) / plan.vocab as usize;
-    (row + plan.steps.iter().map(step).sum::<usize>() + dense(&plan.head.output.weight)) as u64
-}
-
-/// Names of a step's dense matrices.
-fn matrices(step: &Step) -> Vec<&str> {
-    let mut out: Vec<&str> = Vec::new();
-    match step.routed.as_ref().map(|r| &r.router.score) {
-        Some(Score::Linear(l)) => out.push(&l.weight),
-        Some(Score::Mlp { hidden, output, .. }) => out.extend([&*hidden.weight, &*output.weight]),
-        Some(Score::Cosine { projection, centroids }) => out.extend([&*projection.weight, &**centroids]),
-        None => {}
-    }
-    match &step.work {
-        Work::Attention(a) => {
-            for part in [&a.q, &a.k, &a.v, &a.o] {
-                if let Part::Shared(l) = part {
-                    out.push(&l.weight);
-                }
-            }
-        }
-        Work::Ffn(f) => {
-            if let Some(SharedFfn { gate, up, down, weigh, .. }) = &f.shared {
-                out.extend([gate.as_ref(), Some(up), Some(down), weigh.as_ref()].into_iter().flatten().map(|l| &*l.weight));
-            }
-        }
-    }
-    out
 }
 
 /// Bytes that one token of a batch needs while it passes through the plan, roughly: streams, and the widest step.

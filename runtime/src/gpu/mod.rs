@@ -20,12 +20,11 @@ mod slabs;
 mod tests;
 mod weights;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
 
-use crate::bundle::{Bundle, TensorInfo};
+use crate::bundle::Bundle;
 use crate::error::Result;
 use crate::model::{Model, Report, Run, RunOptions};
 use device::Device;
@@ -108,18 +107,8 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         kind: "gpu",
         device_bytes: loaded.weights.bytes() + loaded.slabs.bytes(),
         cache_bytes_per_token: rows * 4,
-        weight_bytes_per_token: weight_bytes(&loaded.bundle),
+        weight_bytes_per_token: loaded.bundle.weight_bytes_per_token(),
         dispatches_per_token,
         dispatches_per_step,
     }
-}
-
-/// All dense tensors once, of the embedding only a row, and as many records as a token has routes.
-fn weight_bytes(bundle: &Bundle) -> u64 {
-    let plan = bundle.plan();
-    let rows_only: BTreeSet<&str> = [plan.embedding.table.as_str()].into_iter().filter(|t| *t != plan.head.output.weight).collect();
-    let tensors = bundle.manifest().tensors.iter().filter(|(name, _)| !rows_only.contains(name.as_str()));
-    let dense: u64 = tensors.filter_map(|(_, info)| TensorInfo::bytes(info)).map(|b| b as u64).sum();
-    let routed = plan.steps.iter().filter_map(|s| Some((s, s.routed.as_ref()?)));
-    dense + routed.map(|(s, r)| u64::from(scratch::routes(plan, s)) * bundle.record_layout(r.pool as usize).bytes as u64).sum::<u64>()
 }

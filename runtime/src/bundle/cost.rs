@@ -1,0 +1,22 @@
+//! What a token costs, from the file alone.
+
+use super::{Bundle, TensorInfo};
+
+impl Bundle {
+    /// Weight bytes that one decoded token reads: every dense tensor once, of an embedding table that is no output head one row, and as many
+    /// experts as the token may have routes. Padding of records is not read.
+    pub fn weight_bytes_per_token(&self) -> u64 {
+        let plan = self.plan();
+        let dense = self.manifest().tensors.iter().map(|(name, info)| {
+            let bytes = TensorInfo::bytes(info).unwrap_or(0) as u64;
+            let row_only = *name == plan.embedding.table && *name != plan.head.output.weight;
+            if row_only { bytes / u64::from(plan.vocab) } else { bytes }
+        });
+        let routed = plan.steps.iter().filter_map(|s| s.routed.as_ref()).map(|r| {
+            let routes = r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts());
+            let expert: usize = self.record_layout(r.pool as usize).matrices.iter().map(|(_, layout, _)| layout.bytes()).sum();
+            u64::from(routes) * expert as u64
+        });
+        dense.sum::<u64>() + routed.sum::<u64>()
+    }
+}
