@@ -82,6 +82,11 @@ pub(super) fn choose(instance: &wgpu::Instance, choice: &AdapterChoice) -> Resul
         return Err(Error::Device(format!("{} cannot be used: {reason}; update its driver or choose the CPU", r.name)));
     }
     Err(Error::Device(match (choice, names.is_empty()) {
+        (AdapterChoice::Named(part), true) => {
+            format!(
+                "no GPU is called {part:?}, nor is there any that Vulkan, Metal or DirectX 12 can see; install a driver or choose the CPU"
+            )
+        }
         (_, true) => "there is no GPU that Vulkan, Metal or DirectX 12 can see; install a driver or choose the CPU".into(),
         (AdapterChoice::Named(part), _) => format!("no GPU is called {part:?}; there is {names}"),
         _ => format!("there is no hardware GPU, only {names}; name it to use it, or choose the CPU"),
