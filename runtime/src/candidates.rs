@@ -2,14 +2,21 @@
 
 use crate::model::{Best, Candidates};
 
+impl Best {
+    /// Applies the repetition penalty to `logits` `[V]` in place.
+    pub(crate) fn penalise(&self, logits: &mut [f32]) {
+        for &token in &self.penalised {
+            if let Some(l) = logits.get_mut(token as usize) {
+                *l = if *l > 0.0 { *l / self.penalty } else { *l * self.penalty };
+            }
+        }
+    }
+}
+
 impl Candidates {
     /// Applies the penalty to `logits` `[V]` in place and keeps the best.
     pub(crate) fn select(logits: &mut [f32], best: &Best) -> Candidates {
-        for &token in &best.penalised {
-            if let Some(l) = logits.get_mut(token as usize) {
-                *l = if *l > 0.0 { *l / best.penalty } else { *l * best.penalty };
-            }
-        }
+        best.penalise(logits);
         let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let scaled = |l: f32| f64::from((l - max) * best.inverse_temperature).exp();
         let total: f64 = logits.iter().map(|&l| scaled(l)).sum();

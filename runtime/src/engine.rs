@@ -8,7 +8,7 @@ use crate::bundle::{Bundle, Manifest};
 use crate::cpu::CpuModel;
 use crate::cpu::reference::ReferenceModel;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, GpuModel, GpuOptions, adapters};
+use crate::gpu::{AdapterChoice, GpuModel, GpuOptions};
 use crate::model::{Model, Report};
 use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
@@ -143,13 +143,10 @@ fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>
         Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
         Device::Gpu => gpu(bundle, AdapterChoice::Any),
         Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone())),
-        Device::Auto if adapters().iter().any(|a| a.hardware && a.unusable.is_none()) => {
-            gpu(bundle, AdapterChoice::Hardware).or_else(|e| {
-                tracing::warn!("the GPU is left aside: {e}");
-                cpu(bundle, options)
-            })
-        }
-        Device::Auto => cpu(bundle, options),
+        Device::Auto => gpu(bundle, AdapterChoice::Hardware).or_else(|e| {
+            tracing::warn!("taking the CPU: {e}");
+            cpu(bundle, options)
+        }),
     }
 }
 

@@ -4,26 +4,14 @@
 
 mod support;
 
-use std::io::Write;
 use std::sync::Arc;
 
 use hotset::bundle::Bundle;
 use hotset::codec::Codec;
 use hotset::cpu::reference::ReferenceModel;
-use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions, adapters};
+use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions};
 use hotset::model::{Best, Candidates, Model, Output, Run, RunOptions, Want};
 use hotset::plan::{AttentionKind, Step, Work};
-
-/// Whether there is an adapter. Continuous integration must have one.
-fn adapter() -> bool {
-    let found = adapters().iter().any(|a| a.unusable.is_none());
-    assert!(found || std::env::var_os("CI").is_none(), "no GPU adapter, not even a software one");
-    if !found {
-        // Written past the capture of test output: whoever runs the tests must see it.
-        let _ = writeln!(std::io::stderr(), "NOT CHECKED: there is no GPU adapter, not even a software one (lavapipe)");
-    }
-    found
-}
 
 fn gpu(bundle: &Arc<Bundle>, options: &GpuOptions) -> GpuModel {
     GpuModel::new(bundle.clone(), options).unwrap()
@@ -62,7 +50,7 @@ fn distance(got: &[f32], want: &[f32]) -> f32 {
 /// Prefill of 11 tokens, then 3 one by one, in every way the kernels can be built.
 #[test]
 fn random_plans_equal_the_reference() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -87,7 +75,7 @@ fn random_plans_equal_the_reference() {
 /// Tiles of 32, batches of 256, a cache longer than a block, then decoding with split keys.
 #[test]
 fn long_prompts_equal_the_reference() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -111,7 +99,7 @@ fn long_prompts_equal_the_reference() {
 /// A sliding window forgets the same rows whether tokens come one by one or in batches that wrap around the ring.
 #[test]
 fn sliding_windows_equal_the_reference() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +123,7 @@ fn sliding_windows_equal_the_reference() {
 /// Candidates, penalties and log Σ exp come out as on the reference; nothing depends on earlier conversations.
 #[test]
 fn candidates_equal_the_reference() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -165,7 +153,7 @@ fn candidates_equal_the_reference() {
 /// Stopping early changes no weight by more than what was left of the stick.
 #[test]
 fn stick_epsilon_bounds_the_difference() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -183,7 +171,7 @@ fn stick_epsilon_bounds_the_difference() {
 /// The same bits whatever the binding limit, and on every repetition.
 #[test]
 fn windows_do_not_change_a_bit() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -206,7 +194,7 @@ fn windows_do_not_change_a_bit() {
 /// Weights that are no numbers are an error, leave the position alone, and spoil nothing for others.
 #[test]
 fn numbers_that_are_not_finite_are_an_error() {
-    if !adapter() {
+    if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -239,7 +227,7 @@ fn absent_adapters_and_small_bindings_are_one_clear_sentence() {
     };
     let message = fail(&GpuOptions::on(AdapterChoice::Named("no such card".into())));
     assert!(message.contains("no such card"), "{message}");
-    if adapter() {
+    if support::adapter() {
         let message = fail(&GpuOptions { binding_limit: Some(4 << 10), ..any() });
         assert!(message.contains("binds at once"), "{message}");
         let model = gpu(&bundle, &any());

@@ -26,6 +26,13 @@ impl Failure {
     }
 }
 
+impl From<serde_json::Error> for Failure {
+    /// For writing JSON to the standard streams.
+    fn from(e: serde_json::Error) -> Failure {
+        io::Error::from(e).into()
+    }
+}
+
 impl From<io::Error> for Failure {
     /// For reading and writing the standard streams; files have paths to name, see [`hotset::Error::Io`].
     fn from(e: io::Error) -> Failure {

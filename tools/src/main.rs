@@ -6,6 +6,7 @@ mod failure;
 mod import;
 mod measure;
 mod options;
+mod progress;
 mod score;
 mod synth;
 mod terminal;

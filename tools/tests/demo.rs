@@ -2,22 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::io::Write;
-use std::process::Command;
+mod support;
+
+use support::hotset;
 
 const PROMPT: &str = "Once upon a time";
 const CONTINUATION: &str = " there was a little girl named Lily. She loved to play with her toys and play with her toys. \
     One day, she went to the park with her mom. She saw a big, red balloon in the park. She";
 
-fn run(args: &[&str]) -> (bool, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_hotset")).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
-
 fn says_the_same_words_on(device: &str) {
-    let (ok, out, err) = run(&["run", "-p", PROMPT, "-n", "48", "--temp", "0", "--device", device]);
-    assert!(ok, "{err}");
+    let done = hotset(&["run", "-p", PROMPT, "-n", "48", "--temp", "0", "--device", device]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let out = String::from_utf8(done.stdout).unwrap();
     assert_eq!(out.trim_end_matches('\n'), CONTINUATION, "on {device}");
 }
 
@@ -33,18 +29,14 @@ fn reference() {
 
 #[test]
 fn gpu() {
-    if hotset::gpu::adapters().iter().all(|a| a.unusable.is_some()) {
-        assert!(std::env::var_os("CI").is_none(), "there is no Vulkan, Metal or DX12 device; install mesa-vulkan-drivers");
-        // Written past the capture of test output: whoever runs the tests must see it.
-        let _ = writeln!(std::io::stderr(), "NOT CHECKED: the demo on a GPU, because this machine has no Vulkan, Metal or DX12 device");
-        return;
+    if support::gpu("the demo") {
+        says_the_same_words_on("gpu");
     }
-    says_the_same_words_on("gpu");
 }
 
 #[test]
 fn is_intact() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/demo/molm-demo.hotset");
-    let (ok, _, err) = run(&["inspect", path, "--verify"]);
-    assert!(ok, "{err}");
+    let done = hotset(&["inspect", path, "--verify"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

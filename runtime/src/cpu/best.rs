@@ -6,11 +6,7 @@ use crate::model::{Best, Candidates};
 
 /// What [`Candidates::select`] defines; penalties are applied to `logits` in place.
 pub(super) fn best(kernels: &dyn Kernels, logits: &mut [f32], best: &Best) -> Candidates {
-    for &token in &best.penalised {
-        if let Some(l) = logits.get_mut(token as usize) {
-            *l = if *l > 0.0 { *l / best.penalty } else { *l * best.penalty };
-        }
-    }
+    best.penalise(logits);
     let tokens = largest(logits, best.count.max(1));
     let top = tokens.first().map_or(0.0, |t| t.1) * best.inverse_temperature;
     let mut total = 0f64;

@@ -43,9 +43,9 @@ pub struct AdapterReport {
     pub unusable: Option<String>,
 }
 
-/// Every adapter of this machine.
+/// Every adapter of this machine, in the order in which they are preferred.
 pub fn adapters() -> Vec<AdapterReport> {
-    all(&instance()).iter().map(report).collect()
+    all(&instance()).into_iter().map(|(report, _)| report).collect()
 }
 
 pub(super) fn instance() -> wgpu::Instance {
@@ -56,8 +56,12 @@ pub(super) fn instance() -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-fn all(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
-    pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+fn all(instance: &wgpu::Instance) -> Vec<(AdapterReport, wgpu::Adapter)> {
+    let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut found: Vec<_> = found.into_iter().map(|a| (report(&a), a)).collect();
+    // Stable: the driver's order decides among equals.
+    found.sort_by_key(|(r, _)| (!r.hardware, !r.discrete));
+    found
 }
 
 /// Picks an adapter that can be used.
@@ -65,9 +69,7 @@ fn all(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
 /// # Errors
 /// When there is none; the message says what there is instead.
 pub(super) fn choose(instance: &wgpu::Instance, choice: &AdapterChoice) -> Result<wgpu::Adapter> {
-    let mut found: Vec<(AdapterReport, wgpu::Adapter)> = all(instance).into_iter().map(|a| (report(&a), a)).collect();
-    // Stable: the driver's order decides among equals.
-    found.sort_by_key(|(r, _)| (!r.hardware, !r.discrete));
+    let found = all(instance);
     let names = found.iter().map(|(r, _)| r.name.as_str()).collect::<Vec<_>>().join(", ");
     let matches = |r: &AdapterReport| match choice {
         AdapterChoice::Hardware => r.hardware,

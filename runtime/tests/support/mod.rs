@@ -5,6 +5,7 @@
 mod random;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use hotset::bundle::{Bundle, BundleWriter, FORMAT, Manifest, Provenance, RecordLayout, TensorInfo};
@@ -62,6 +63,17 @@ fn stored(info: &TensorInfo, values: &[f32]) -> Vec<u8> {
         None => bytes[..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values)),
     }
     bytes
+}
+
+/// Whether there is a GPU, a software one at least. Continuous integration must have one.
+pub fn adapter() -> bool {
+    let found = hotset::gpu::adapters().iter().any(|a| a.unusable.is_none());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "no GPU adapter, not even a software one");
+        // Written past the capture of test output: whoever runs the tests must see it.
+        let _ = writeln!(std::io::stderr(), "NOT CHECKED: there is no GPU adapter, not even a software one (lavapipe)");
+    }
+    found
 }
 
 /// The random bundle of `seed`, all its matrices in `codec`.

@@ -11,10 +11,10 @@ struct Block {
 #import codec_f32
 #endif
 #ifdef CODEC_F16
-#import codec_f16
+#import codec_half
 #endif
 #ifdef CODEC_BF16
-#import codec_bf16
+#import codec_half
 #endif
 #ifdef CODEC_Q8
 #import codec_q8

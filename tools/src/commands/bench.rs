@@ -107,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let mut out = stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &report).map_err(std::io::Error::from)?;
+        serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;
     } else {
         print(&mut out, &report)?;

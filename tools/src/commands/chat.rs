@@ -137,7 +137,7 @@ impl Talk {
         if path.is_empty() {
             return Err(Failure::new("/save needs a file name"));
         }
-        let text = serde_json::to_string_pretty(self.chat.messages()).map_err(std::io::Error::from)?;
+        let text = serde_json::to_string_pretty(self.chat.messages())?;
         std::fs::write(path, text + "\n").map_err(|source| hotset::Error::Io { action: "write to", path: path.into(), source })?;
         note(&format!("saved to {path}"));
         Ok(())

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use hotset::bundle::Manifest;
 use hotset::codec::Codec;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
@@ -42,7 +41,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
 
-    let bar = progress_bar();
+    let bar = crate::progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);
         bar.set_position(written);
@@ -53,12 +52,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let bytes = std::fs::metadata(&args.output).map_or(0, |m| m.len());
     summary(&args, &manifest, bytes, started.elapsed().as_secs_f64())
-}
-
-/// Bytes done; drawn on a terminal only.
-pub(super) fn progress_bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn summary(args: &Args, manifest: &Manifest, bytes: u64, seconds: f64) -> Result<()> {

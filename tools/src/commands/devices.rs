@@ -31,7 +31,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let devices = Devices { auto, cpu: hotset::cpu::describe(), adapters };
     let mut out = stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &devices).map_err(std::io::Error::from)?;
+        serde_json::to_writer_pretty(&mut out, &devices)?;
         return Ok(writeln!(out)?);
     }
     writeln!(out, "cpu   {}", devices.cpu)?;

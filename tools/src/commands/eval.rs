@@ -1,15 +1,15 @@
 //! `hotset eval`: how well a bundle predicts a text, and how far it is from another.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
 use hotset::{Engine, Session};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
 use crate::options::{ContextArgs, DeviceArgs};
+use crate::progress;
 use crate::score::{Divergence, nll};
 
 /// Logits held at once, in bytes.
@@ -145,7 +145,7 @@ fn score(session: &mut Session, mut other: Option<&mut Session>, stream: &[u32])
     }
     let rows = (ROWS / 4 / vocab).max(1);
     let mut totals = Totals::default();
-    let bar = progress(predict.len());
+    let bar = progress::tokens(predict.len());
     for start in (0..predict.len()).step_by(window) {
         let targets = &predict[start..predict.len().min(start + window)];
         // With a beginning-of-sequence token the window's own first token is predicted, its last is not read.
@@ -172,16 +172,10 @@ fn score(session: &mut Session, mut other: Option<&mut Session>, stream: &[u32])
     Ok(totals)
 }
 
-fn progress(tokens: usize) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} tokens, {per_sec}, {eta} left");
-    ProgressBar::with_draw_target(Some(tokens as u64), target).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
 fn print(r: &Report, json: bool) -> Result<()> {
     let mut out = stdout().lock();
     if json {
-        serde_json::to_writer_pretty(&mut out, r).map_err(std::io::Error::from)?;
+        serde_json::to_writer_pretty(&mut out, r)?;
         return Ok(writeln!(out)?);
     }
     writeln!(out, "{} tokens in windows of {}, {:.1} tokens/s", r.tokens, r.context, r.tokens_per_second)?;

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     if args.verify {
-        let bar = super::convert::progress_bar();
+        let bar = crate::progress::bytes();
         bar.set_length(bundle.len());
         bundle.verify(|done| bar.set_position(done))?;
         bar.finish_and_clear();
@@ -35,7 +35,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let overview = Overview::of(&bundle, args.verify);
     let mut out = std::io::stdout().lock();
     if args.json {
-        let json = serde_json::to_string_pretty(&overview).map_err(std::io::Error::from)?;
+        let json = serde_json::to_string_pretty(&overview)?;
         writeln!(out, "{json}")?;
     } else {
         overview.print(&mut out)?;

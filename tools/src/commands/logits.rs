@@ -63,7 +63,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let rows = logits.chunks(engine.plan().vocab as usize);
     let mut out = BufWriter::new(stdout().lock());
     if args.json {
-        serde_json::to_writer(&mut out, &Json { logits: rows.collect() }).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut out, &Json { logits: rows.collect() })?;
         writeln!(out)?;
     } else {
         for (position, (token, row)) in tokens.iter().zip(rows).enumerate() {

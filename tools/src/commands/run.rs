@@ -71,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     if args.json {
         let Completion { text, stop, statistics } = &completion;
         let json = Json { text, tokens: &session.tokens()[prompt_tokens..], stop: *stop, statistics: *statistics };
-        serde_json::to_writer(&mut out, &json).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut out, &json)?;
     }
     writeln!(out)?;
     if completion.stop == StopReason::Context {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use hotset::codec::Codec;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::progress;
 use crate::synth::{self, SHAPES, Shape};
 
 /// Write a bundle of a real shape with random weights, for benchmarks.
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let bar = ProgressBar::new(0).with_style(style());
+    let bar = progress::bytes();
     let done = synth::write(args.like, args.codec, args.seed, &args.output, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
@@ -43,8 +43,4 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 fn shapes() -> impl TypedValueParser<Value = &'static Shape> {
     let named = |name: String| SHAPES.iter().find(|s| s.name == name).ok_or("no such shape");
     PossibleValuesParser::new(SHAPES.iter().map(|s| s.name)).try_map(named)
-}
-
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{wide_bar} {bytes} of {total_bytes}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,0 +1,18 @@
+//! Progress of long work, drawn on a terminal only.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Bytes done; the total is set when it is known.
+pub(crate) fn bytes() -> ProgressBar {
+    bar(0, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+}
+
+/// Tokens done of `total`.
+pub(crate) fn tokens(total: usize) -> ProgressBar {
+    bar(total, "{wide_bar} {pos} of {len} tokens, {per_sec}, {eta} left")
+}
+
+fn bar(length: usize, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length as u64).with_style(style)
+}
