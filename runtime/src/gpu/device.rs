@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hotset_shaders::{Access, Buffers, Kernel, Lanes, Variant};
 
 use super::adapter::{self, AdapterReport};
-use super::{AdapterChoice, GpuOptions};
+use super::{AdapterChoice, Arithmetic, GpuOptions};
 use crate::error::{Error, Result};
 
 /// Most bytes of parameters of a dispatch: what every Vulkan device has.
@@ -21,6 +21,10 @@ pub(super) struct Device {
     pub(super) binding: u64,
     /// How lanes of a workgroup reduce.
     pub(super) lanes: Lanes,
+    /// Whether it computes in half precision.
+    pub(super) half: bool,
+    /// How products with quantised weights are computed.
+    pub(super) arithmetic: Arithmetic,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
     /// The first error that no scope caught.
     fault: Arc<Mutex<Option<String>>>,
@@ -48,7 +52,7 @@ impl Device {
             options.subgroups && features.contains(wgpu::Features::SUBGROUP) && report.subgroup.0 >= 4 && report.subgroup.1 <= 64;
         let descriptor = wgpu::DeviceDescriptor {
             label: None,
-            required_features: features & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP),
+            required_features: features & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16),
             required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -66,7 +70,9 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
         device.set_device_lost_callback(move |_, message| lost(format!("the device is lost: {message}")));
         let lanes = if subgroups { Lanes::Subgroup } else { Lanes::Workgroup };
-        Ok(Device { wgpu: device, queue, report, binding, lanes, pipelines: Mutex::default(), fault })
+        let half = features.contains(wgpu::Features::SHADER_F16);
+        let arithmetic = Arithmetic::Float;
+        Ok(Device { wgpu: device, queue, report, binding, lanes, half, arithmetic, pipelines: Mutex::default(), fault })
     }
 
     /// The error that happened since the device was opened, if any. A device that failed once stays failed.

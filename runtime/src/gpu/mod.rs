@@ -2,6 +2,7 @@
 //!
 //! * [`adapters`] and `device`: what there is, and one of them open;
 //! * `weights` and `slabs`: dense tensors and experts on the device, in the file's own layout;
+//! * `arithmetic` and `measure`: how quantised weights are multiplied, by what is fastest on the device;
 //! * `lower`: each step of the plan as a few dispatches, their buffers bound once;
 //! * `program`: those dispatches, recorded anew for every batch with parameters that follow from it;
 //! * `run`: one conversation: caches, batches, results.
@@ -10,8 +11,10 @@
 //! never depends on timing.
 
 mod adapter;
+mod arithmetic;
 mod device;
 mod lower;
+mod measure;
 mod program;
 mod run;
 mod scratch;
@@ -23,6 +26,7 @@ mod weights;
 use std::sync::Arc;
 
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
+pub use arithmetic::Arithmetic;
 
 use crate::bundle::Bundle;
 use crate::error::Result;
@@ -41,11 +45,13 @@ pub struct GpuOptions {
     pub binding_limit: Option<u64>,
     /// Use subgroup operations where the device has them.
     pub subgroups: bool,
+    /// How products with q8 and q4 weights are computed; by default what a short measurement finds fastest.
+    pub arithmetic: Option<Arithmetic>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { adapter: AdapterChoice::Hardware, binding_limit: None, subgroups: true }
+        GpuOptions { adapter: AdapterChoice::Hardware, binding_limit: None, subgroups: true, arithmetic: None }
     }
 }
 
@@ -67,9 +73,11 @@ impl GpuModel {
     /// Opens a device, uploads everything and compiles every kernel the plan needs.
     ///
     /// # Errors
-    /// When there is no such device, it lacks room, or a driver refuses a kernel.
+    /// When there is no such device, it lacks room or the arithmetic asked for, or a driver refuses a kernel.
     pub fn new(bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
-        GpuModel::load(Device::open(options)?, bundle)
+        let mut device = Device::open(options)?;
+        device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
+        GpuModel::load(device, bundle)
     }
 
     fn load(device: Device, bundle: Arc<Bundle>) -> Result<GpuModel> {
@@ -99,11 +107,15 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         hotset_shaders::Lanes::Subgroup => format!("subgroups of {}", adapter.subgroup.1),
         hotset_shaders::Lanes::Workgroup => "no subgroups".into(),
     };
+    let products = match arithmetic::quantised(&loaded.bundle) {
+        Some(_) => format!(", {} products", loaded.device.arithmetic),
+        None => String::new(),
+    };
     let rows: u64 =
         plan.states.iter().map(|s| u64::from(s.kv_heads) * u64::from(s.head_dim.next_multiple_of(4)) * if s.tied { 1 } else { 2 }).sum();
     let (dispatches_per_step, dispatches_per_token) = run.dispatches();
     Report {
-        device: format!("{}, {}, {lanes}", adapter.name, adapter.backend),
+        device: format!("{}, {}, {lanes}{products}", adapter.name, adapter.backend),
         kind: "gpu",
         device_bytes: loaded.weights.bytes() + loaded.slabs.bytes(),
         cache_bytes_per_token: rows * 4,

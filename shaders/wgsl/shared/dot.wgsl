@@ -29,7 +29,7 @@ fn dot_panels(words: vec4u, scales: vec4u, chunks: u32, base: u32, n: u32) -> Su
     // All lanes take the same number of turns, because `values` may be the common work of neighbours.
     for (var first = 0u; first < groups; first += 16u) {
         let g = first + (n >> 2u);
-        let v = values(base + min(g, groups - 1u) * 8u, quad);
+        let v = values(base, min(g, groups - 1u), quad);
         if g < groups {
 #ifdef PANELS_FOUR
             sum += Sums(

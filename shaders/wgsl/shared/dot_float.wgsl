@@ -7,7 +7,8 @@ struct Values {
     hi: mat4x4f, // columns 4..8
 }
 
-fn values(at: u32, quad: u32) -> Values {
+fn values(base: u32, group: u32, quad: u32) -> Values {
+    let at = base + group * 8u;
     return Values(mat4x4f(x[at], x[at + 2u], x[at + 4u], x[at + 6u]), mat4x4f(x[at + 1u], x[at + 3u], x[at + 5u], x[at + 7u]));
 }
 

@@ -11,9 +11,10 @@ struct Values {
     scale: f32,
 }
 
-fn values(at: u32, quad: u32) -> Values {
-    let lo = mat4x4f(x[at], x[at + 2u], x[at + 4u], x[at + 6u]);
-    let hi = mat4x4f(x[at + 1u], x[at + 3u], x[at + 5u], x[at + 7u]);
+fn values(base: u32, group: u32, quad: u32) -> Values {
+    let i = group * 8u;
+    let lo = mat4x4f(columns(base, i), columns(base, i + 2u), columns(base, i + 4u), columns(base, i + 6u));
+    let hi = mat4x4f(columns(base, i + 1u), columns(base, i + 3u), columns(base, i + 5u), columns(base, i + 7u));
     let top = max(max(top_of(lo[0], hi[0]), top_of(lo[1], hi[1])), max(top_of(lo[2], hi[2]), top_of(lo[3], hi[3])));
     let inverse = inverse_of(top);
     return Values(

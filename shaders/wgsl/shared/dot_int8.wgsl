@@ -11,9 +11,10 @@ struct Values {
 
 #ifdef LANES_SUBGROUP
 // The four lanes of a slice, neighbours in a subgroup, round a chunk each.
-fn values(at: u32, quad: u32) -> Values {
-    let a = x[at + 2u * quad];
-    let b = x[at + 2u * quad + 1u];
+fn values(base: u32, group: u32, quad: u32) -> Values {
+    let i = group * 8u + 2u * quad;
+    let a = columns(base, i);
+    let b = columns(base, i + 1u);
     var bits = top_bits(a, b);
     bits = max(bits, quadSwapX(bits));
     bits = max(bits, quadSwapY(bits));
@@ -28,9 +29,10 @@ fn values(at: u32, quad: u32) -> Values {
     );
 }
 #else
-fn values(at: u32, quad: u32) -> Values {
-    let lo = mat4x4f(x[at], x[at + 2u], x[at + 4u], x[at + 6u]);
-    let hi = mat4x4f(x[at + 1u], x[at + 3u], x[at + 5u], x[at + 7u]);
+fn values(base: u32, group: u32, quad: u32) -> Values {
+    let i = group * 8u;
+    let lo = mat4x4f(columns(base, i), columns(base, i + 2u), columns(base, i + 4u), columns(base, i + 6u));
+    let hi = mat4x4f(columns(base, i + 1u), columns(base, i + 3u), columns(base, i + 5u), columns(base, i + 7u));
     let bits = max(max(top_bits(lo[0], hi[0]), top_bits(lo[1], hi[1])), max(top_bits(lo[2], hi[2]), top_bits(lo[3], hi[3])));
     let top = bitcast<f32>(bits);
     let inverse = inverse_of(top);

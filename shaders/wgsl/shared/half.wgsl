@@ -1,5 +1,7 @@
 // Products in half precision: a group of 32 columns of x is divided by its largest magnitude, so that 32 products with weights within
 // ±128 stay far below the largest half.
+#import columns
+
 enable f16;
 
 // Eight columns of a row or of x: 0 and 2, 1 and 3, 4 and 6, 5 and 7, which is how bytes and nibbles lie in the halves of a word.

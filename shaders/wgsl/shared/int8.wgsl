@@ -1,4 +1,5 @@
 // Products of 8-bit integers: a group of 32 columns of x is rounded to `q · scale`, q within ±127, by the rule of the CPU executor.
+#import columns
 
 // Eight columns of four rows, a byte each, UNIT times too large.
 struct Bytes {

@@ -8,14 +8,15 @@ var<workgroup> tops: array<f32, TILE>; // largest magnitude of each token's grou
 fn stage(group: u32, n: u32) {
     workgroupBarrier();
     let token = n & 31u;
-    let at = rows[token] + group * 8u;
+    let base = rows[token];
     var top = 0.0;
-    for (var i = 0u; i < 8u; i += 2u) {
-        top = max(top, top_of(x[at + i], x[at + i + 1u]));
+    for (var i = group * 8u; i < group * 8u + 8u; i += 2u) {
+        top = max(top, top_of(columns(base, i), columns(base, i + 1u)));
     }
     let inverse = inverse_of(top);
     for (var c = n >> 5u; c < 4u; c += 2u) {
-        staged[c * TILE + token] = narrowed(x[at + 2u * c], x[at + 2u * c + 1u], inverse);
+        let i = group * 8u + 2u * c;
+        staged[c * TILE + token] = narrowed(columns(base, i), columns(base, i + 1u), inverse);
     }
     tops[token] = top;
     workgroupBarrier();

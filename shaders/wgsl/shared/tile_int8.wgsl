@@ -8,15 +8,16 @@ var<workgroup> steps: array<f32, TILE>; // scale of each token's group
 fn stage(group: u32, n: u32) {
     workgroupBarrier();
     let token = n & 31u;
-    let at = rows[token] + group * 8u;
+    let base = rows[token];
     var bits = 0u;
-    for (var i = 0u; i < 8u; i += 2u) {
-        bits = max(bits, top_bits(x[at + i], x[at + i + 1u]));
+    for (var i = group * 8u; i < group * 8u + 8u; i += 2u) {
+        bits = max(bits, top_bits(columns(base, i), columns(base, i + 1u)));
     }
     let top = bitcast<f32>(bits);
     let inverse = inverse_of(top);
     for (var c = n >> 5u; c < 4u; c += 2u) {
-        staged[c * TILE + token] = vec2u(rounded(x[at + 2u * c], inverse), rounded(x[at + 2u * c + 1u], inverse));
+        let i = group * 8u + 2u * c;
+        staged[c * TILE + token] = vec2u(rounded(columns(base, i), inverse), rounded(columns(base, i + 1u), inverse));
     }
     steps[token] = top / 127.0;
     workgroupBarrier();
