@@ -76,24 +76,39 @@ fn batches(tokens: &[u32]) -> [&[u32]; 4] {
     [&tokens[..37], &tokens[37..38], &tokens[38..39], &tokens[39..]]
 }
 
-/// Integers round like the CPU. Where a value lies on the edge between two integers, the last bit of earlier sums decides, and from there
-/// on all that can be said is that the error is as large as the CPU's. Such edges are rare, so most first tokens meet none.
+/// Integers round like the CPU (where it has no experts, for then its caches are f32 too). A value on the edge between two integers may
+/// fall to either side, by the last bit of earlier sums; such edges are rare, so first tokens meet hardly any.
 #[test]
 fn integers_equal_the_cpu() {
     if !support::adapter() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut same = 0;
-    for (seed, bundle, tokens) in bundles(dir.path()) {
-        let cpu = CpuModel::new(bundle.clone(), Some(1)).unwrap();
-        let model = gpu(&bundle, GpuOptions { subgroups: seed / 2 % 2 == 0, ..options(Arithmetic::Int8) });
-        same += u32::from(distance(&logits(&model, &[&tokens[..1]]), &logits(&cpu, &[&tokens[..1]])) < 1e-6);
-        let exact = logits(&ReferenceModel::new(bundle.clone()), &[&tokens]);
-        let [got, want] = [logits(&model, &batches(&tokens)), logits(&cpu, &[&tokens])].map(|l| distance(&l, &exact));
-        assert!((0.7..1.4).contains(&(got / want)), "seed {seed}: {got} of the standard deviation, {want} on the CPU");
+    let plain = (0..).filter(|&seed| support::plan(seed, Codec::F32).plan.pools.is_empty()).take(8);
+    let equal = plain.enumerate().filter(|&(i, seed)| {
+        let bundle = Arc::new(support::bundle(dir.path(), seed, [Codec::Q8, Codec::Q4][i % 2]));
+        let tokens = &support::Random::new(seed).tokens(1, bundle.plan().vocab);
+        let model = gpu(&bundle, GpuOptions { subgroups: i / 2 % 2 == 0, ..options(Arithmetic::Int8) });
+        distance(&logits(&model, &[tokens]), &logits(&CpuModel::new(bundle, Some(1)).unwrap(), &[tokens])) < 1e-6
+    });
+    let equal = equal.count();
+    assert!(equal >= 7, "only {equal} of 8 first tokens are the CPU's");
+}
+
+/// Over whole conversations, rounded values drift apart; the error stays what it is on the CPU.
+#[test]
+fn integers_are_as_exact_as_on_the_cpu() {
+    if !support::adapter() {
+        return;
     }
-    assert!(same >= 5, "only {same} of 8 first tokens are the CPU's");
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, bundle, tokens) in bundles(dir.path()) {
+        let exact = logits(&ReferenceModel::new(bundle.clone()), &[&tokens]);
+        let cpu = distance(&logits(&CpuModel::new(bundle.clone(), Some(1)).unwrap(), &[&tokens]), &exact);
+        let model = gpu(&bundle, GpuOptions { subgroups: seed / 2 % 2 == 0, ..options(Arithmetic::Int8) });
+        let d = distance(&logits(&model, &batches(&tokens)), &exact);
+        assert!((0.7..1.4).contains(&(d / cpu)), "seed {seed}: {d} of the standard deviation, {cpu} on the CPU");
+    }
 }
 
 /// Halves are about ten times as exact as integers.
