@@ -73,7 +73,8 @@ impl std::str::FromStr for Arithmetic {
 
 /// The quantised codec that most bytes of a bundle are in, if any.
 pub(super) fn quantised(bundle: &Bundle) -> Option<Codec> {
-    let records = bundle.plan().pools.iter().enumerate().map(|(i, p)| (p.codec, u64::from(p.records) * bundle.record_layout(i).bytes as u64));
+    let records =
+        bundle.plan().pools.iter().enumerate().map(|(i, p)| (p.codec, u64::from(p.records) * bundle.record_layout(i).bytes as u64));
     let dense = bundle.manifest().tensors.values().filter_map(|t| match *t {
         TensorInfo::Matrix { rows, cols, codec } => Some((codec, u64::from(rows) * u64::from(cols))),
         TensorInfo::Vector { .. } => None,
