@@ -4,7 +4,7 @@ use hotset_shaders::{self as shaders, Product};
 
 use super::device::Device;
 use super::measure::measure;
-use crate::bundle::{Bundle, TensorInfo};
+use crate::bundle::Bundle;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 
@@ -71,16 +71,12 @@ impl std::str::FromStr for Arithmetic {
     }
 }
 
-/// The quantised codec that most bytes of a bundle are in, if any.
+/// The smallest quantised codec in a bundle, if any: most of its weights are in it.
 pub(super) fn quantised(bundle: &Bundle) -> Option<Codec> {
-    let records =
-        bundle.plan().pools.iter().enumerate().map(|(i, p)| (p.codec, u64::from(p.records) * bundle.record_layout(i).bytes as u64));
-    let dense = bundle.manifest().tensors.values().filter_map(|t| match *t {
-        TensorInfo::Matrix { rows, cols, codec } => Some((codec, u64::from(rows) * u64::from(cols))),
-        TensorInfo::Vector { .. } => None,
-    });
-    let all: Vec<(Codec, u64)> = records.chain(dense).filter(|(c, _)| c.has_scales()).collect();
-    all.iter().map(|&(c, _)| c).max_by_key(|&c| all.iter().filter(|a| a.0 == c).map(|a| a.1).sum::<u64>())
+    let records = bundle.plan().pools.iter().map(|p| p.codec);
+    let dense = bundle.manifest().tensors.values().filter_map(|t| Some(t.layout()?.codec));
+    let all: Vec<Codec> = records.chain(dense).collect();
+    [Codec::Q4, Codec::Q8].into_iter().find(|c| all.contains(c))
 }
 
 /// The arithmetic to use: what was asked for, else what is fastest.
@@ -95,7 +91,10 @@ pub(super) fn settle(device: &Device, wanted: Option<Arithmetic>, bundle: &Bundl
             Err(Error::Device(format!("{} does not compute in {a} precision; choose float or int8 arithmetic", device.report.name)))
         }
         (Some(a), _) => Ok(a),
-        (None, Some(codec)) if device.report.hardware => measure(device, codec),
+        (None, Some(codec)) if device.report.hardware => Ok(measure(device, codec).unwrap_or_else(|e| {
+            tracing::warn!("taking {} arithmetic: {e}", Arithmetic::Float);
+            Arithmetic::Float
+        })),
         (None, _) => Ok(Arithmetic::Float),
     }
 }

@@ -45,7 +45,8 @@ pub struct GpuOptions {
     pub binding_limit: Option<u64>,
     /// Use subgroup operations where the device has them.
     pub subgroups: bool,
-    /// How products with q8 and q4 weights are computed; by default what a short measurement finds fastest.
+    /// How products with q8 and q4 weights are computed. By default what a measurement of about a tenth of a second finds fastest; on a
+    /// software adapter, f32.
     pub arithmetic: Option<Arithmetic>,
 }
 
@@ -77,7 +78,15 @@ impl GpuModel {
     pub fn new(bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
         let mut device = Device::open(options)?;
         device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
-        GpuModel::load(device, bundle)
+        let (measured, arithmetic) = (options.arithmetic.is_none(), device.arithmetic);
+        match GpuModel::load(device, bundle.clone()) {
+            // Not all kernels were measured, and a driver may refuse another one.
+            Err(e) if measured && arithmetic != Arithmetic::Float => {
+                tracing::warn!("trying again without {arithmetic} arithmetic: {e}");
+                GpuModel::new(bundle, &GpuOptions { arithmetic: Some(Arithmetic::Float), ..options.clone() })
+            }
+            result => result,
+        }
     }
 
     fn load(device: Device, bundle: Arc<Bundle>) -> Result<GpuModel> {
