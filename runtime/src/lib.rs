@@ -44,6 +44,7 @@ pub mod codec;
 pub mod cpu;
 mod engine;
 mod error;
+pub mod experts;
 pub mod gpu;
 pub mod model;
 pub mod plan;
