@@ -231,6 +231,11 @@ impl Tier {
         Some((Slot { region, number }, gone))
     }
 
+    /// A record that is in must stay.
+    pub fn pin(&mut self, record: RecordId) {
+        self.pinned[record.index()] = true;
+    }
+
     /// A record may leave again.
     pub fn unpin(&mut self, record: RecordId) {
         self.pinned[record.index()] = false;
