@@ -44,9 +44,11 @@ pub mod codec;
 pub mod cpu;
 mod engine;
 mod error;
+pub mod experts;
 pub mod gpu;
 pub mod model;
 pub mod plan;
+mod reading;
 mod session;
 pub mod text;
 

@@ -3,7 +3,10 @@
 //! An executor (`cpu` or `gpu`) turns an open bundle into a [`Model`]; each session holds one [`Run`] of it, which
 //! owns the caches. Callers have already checked token ids against the vocabulary and positions against the context.
 
+use std::time::Duration;
+
 use crate::error::Result;
+use crate::experts::Counts;
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -15,6 +18,16 @@ pub trait Model: Send + Sync {
 
     /// What runs where, for people and benchmarks.
     fn report(&self) -> Report;
+
+    /// Changes the bytes this model may take, from any thread, also while a run is under way: its next step has less or more. Results
+    /// do not change. [`Report::paging`] tells the budget in force.
+    ///
+    /// # Errors
+    /// When the model is resident as a whole and has nothing to give back, or the budget is too small; the message names the smallest one.
+    fn set_budget(&self, bytes: u64) -> Result<()> {
+        let _ = bytes;
+        Err(crate::Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
+    }
 }
 
 /// The caches of one conversation and the means to extend them.
@@ -111,4 +124,33 @@ pub struct Report {
     pub dispatches_per_token: u32,
     /// GPU dispatches of each step, in the plan's order; empty on the CPU.
     pub dispatches_per_step: Vec<u32>,
+    /// How experts come and go; `None` when all are resident.
+    pub paging: Option<Paging>,
+}
+
+/// How a model under a budget fares. Totals since it was opened; sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Paging {
+    /// What everything together may take.
+    pub budget: u64,
+    /// The smallest budget that works.
+    pub least: u64,
+    /// What cannot be paged: dense weights, caches of all runs, working memory.
+    pub fixed: u64,
+    /// Slots of experts.
+    pub slots: u64,
+    /// All experts of the bundle.
+    pub experts: u64,
+    /// Experts that were wanted and there, and those that had to be brought.
+    pub counts: Counts,
+    /// Read from the file.
+    pub bytes_read: u64,
+    /// Time in which nothing was computed because an expert was missing.
+    pub stall: Duration,
+    /// Times the CPU waited for the GPU, command buffers handed to it, and bytes that came back; 0 on the CPU.
+    pub synchronisations: u64,
+    /// See `synchronisations`.
+    pub submissions: u64,
+    /// See `synchronisations`.
+    pub bytes_returned: u64,
 }

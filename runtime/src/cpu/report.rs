@@ -18,6 +18,7 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
         weight_bytes_per_token: bundle.weight_bytes_per_token(),
         dispatches_per_token: 0,
         dispatches_per_step: Vec::new(),
+        paging: None,
     }
 }
 

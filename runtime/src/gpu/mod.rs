@@ -131,5 +131,6 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         weight_bytes_per_token: loaded.bundle.weight_bytes_per_token(),
         dispatches_per_token,
         dispatches_per_step,
+        paging: None,
     }
 }

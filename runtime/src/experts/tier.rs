@@ -1,0 +1,280 @@
+//! The book of one memory: which record is in which slot, who must stay, who leaves.
+
+use std::sync::Arc;
+
+use super::odds::{Odds, Situation};
+use super::{Catalogue, Facts, Heat, Layout, Moment, Policy, RecordId};
+
+/// A slot of a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// The region.
+    pub region: usize,
+    /// Number of the slot in it.
+    pub number: u32,
+}
+
+/// How often a tier had what was wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Records that were wanted and there.
+    pub hits: u64,
+    /// Records that were wanted and had to be brought.
+    pub misses: u64,
+}
+
+impl Counts {
+    /// Share of wanted records that were there; `None` before any was wanted.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let all = self.hits + self.misses;
+        (all > 0).then(|| self.hits as f64 / all as f64)
+    }
+}
+
+#[derive(Debug)]
+struct Bay {
+    slots: Vec<Option<RecordId>>,
+    free: Vec<u32>,
+}
+
+/// One memory's slots under a budget.
+#[derive(Debug)]
+pub struct Tier {
+    catalogue: Arc<Catalogue>,
+    policy: Policy,
+    heat: Heat,
+    odds: Odds,
+    now: Moment,
+    bays: Vec<Bay>,
+    /// Region of each pool.
+    region_of: Vec<usize>,
+    /// Slot of each record, inside its pool's region.
+    place: Vec<Option<u32>>,
+    /// Records that must stay for now.
+    pinned: Vec<bool>,
+    /// The last pass that a record was expected in.
+    expected: Vec<Option<u64>>,
+    counts: Counts,
+}
+
+impl Tier {
+    /// An empty tier.
+    pub fn new(catalogue: Arc<Catalogue>, layout: &Layout, policy: Policy) -> Tier {
+        let n = catalogue.records();
+        let mut tier = Tier {
+            heat: Heat::cold(n),
+            odds: Odds::new(),
+            place: vec![None; n],
+            pinned: vec![false; n],
+            expected: vec![None; n],
+            region_of: vec![0; catalogue.pools().len()],
+            bays: Vec::new(),
+            now: Moment::default(),
+            counts: Counts::default(),
+            policy,
+            catalogue,
+        };
+        tier.clear(layout);
+        tier
+    }
+
+    /// Empties all slots and cuts them anew. Heat and counts stay.
+    pub fn clear(&mut self, layout: &Layout) {
+        self.place.fill(None);
+        self.pinned.fill(false);
+        self.bays =
+            layout.regions.iter().map(|r| Bay { slots: vec![None; r.slots as usize], free: (0..r.slots).rev().collect() }).collect();
+        for (i, region) in layout.regions.iter().enumerate() {
+            region.pools.iter().for_each(|&p| self.region_of[p] = i);
+        }
+    }
+
+    /// Gives each region as many slots as `layout`, which has the same regions; returns who had to leave. Slots with the highest numbers go
+    /// or come, so a record may find itself in another slot: only for memories where a slot's number means nothing.
+    pub fn resize(&mut self, layout: &Layout) -> Vec<RecordId> {
+        let mut gone = Vec::new();
+        for (region, to) in layout.regions.iter().enumerate() {
+            let to = to.slots as usize;
+            while self.held(region).count() > to {
+                match self.victim(region) {
+                    Some(r) => gone.push(r),
+                    None => break,
+                }
+                if let Some(&r) = gone.last() {
+                    self.remove(r);
+                }
+            }
+            let held: Vec<RecordId> = self.held(region).collect();
+            let slots = to.max(held.len());
+            let bay = &mut self.bays[region];
+            bay.slots = held.iter().copied().map(Some).chain(std::iter::repeat(None)).take(slots).collect();
+            bay.free = (held.len()..slots).rev().map(|n| u32::try_from(n).unwrap_or(u32::MAX)).collect();
+            for (n, r) in held.iter().enumerate() {
+                self.place[r.index()] = u32::try_from(n).ok();
+            }
+        }
+        gone
+    }
+
+    /// The catalogue.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// Slots of a region.
+    pub fn slots(&self, region: usize) -> u32 {
+        u32::try_from(self.bays[region].slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Where a record is, if it is in.
+    pub fn slot(&self, record: RecordId) -> Option<Slot> {
+        let number = self.place[record.index()]?;
+        Some(Slot { region: self.region(record), number })
+    }
+
+    fn region(&self, record: RecordId) -> usize {
+        self.region_of[self.catalogue.locate(record).0]
+    }
+
+    /// Records in a region's slots.
+    pub fn held(&self, region: usize) -> impl Iterator<Item = RecordId> {
+        self.bays[region].slots.iter().flatten().copied()
+    }
+
+    /// How often what was wanted was there.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What was used how often.
+    pub fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// Starts from what was learned before.
+    pub fn set_heat(&mut self, heat: Heat) {
+        self.heat = heat;
+    }
+
+    /// The pass and step under way.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// A forward pass begins.
+    pub fn begin_pass(&mut self) {
+        self.now = Moment { pass: self.now.pass + 1, step: 0 };
+    }
+
+    /// Step `step` uses `records`, each named once: those that are in are pinned, the others returned, to be [admitted](Self::admit).
+    pub fn want(&mut self, step: usize, records: &[RecordId]) -> Vec<RecordId> {
+        self.now.step = step;
+        self.observe(records);
+        let mut missing = Vec::new();
+        for &r in records {
+            self.heat.note(r, self.now);
+            if self.place[r.index()].is_some() {
+                self.counts.hits += 1;
+                self.pinned[r.index()] = true;
+            } else {
+                self.counts.misses += 1;
+                missing.push(r);
+            }
+        }
+        missing
+    }
+
+    /// Learns from which records of their pool were used.
+    fn observe(&mut self, used: &[RecordId]) {
+        let Some(first) = used.first() else { return };
+        let pool = &self.catalogue.pools()[self.catalogue.locate(*first).0];
+        for r in (pool.first..pool.first + pool.records).map(RecordId) {
+            let situation = self.situation(r);
+            self.odds.observe(situation, used.contains(&r));
+        }
+    }
+
+    fn situation(&self, r: RecordId) -> Situation {
+        let idle = self.heat.last(r).map(|m| self.now.pass - m.pass.min(self.now.pass));
+        Situation::new(idle, self.heat.share(r, self.now.pass), self.even(r))
+    }
+
+    /// Share of passes that would use a record if all of its pool were equal.
+    fn even(&self, r: RecordId) -> f32 {
+        let pool = &self.catalogue.pools()[self.catalogue.locate(r).0];
+        pool.routes as f32 / pool.records.max(1) as f32
+    }
+
+    /// Notes that a router expects these records to be used later in this pass.
+    pub fn expect(&mut self, records: impl IntoIterator<Item = RecordId>) {
+        for r in records {
+            self.expected[r.index()] = Some(self.now.pass);
+        }
+    }
+
+    /// Whether a record that is not in could come in without anyone leaving.
+    pub fn has_room(&self, record: RecordId) -> bool {
+        !self.bays[self.region(record)].free.is_empty()
+    }
+
+    /// Gives a record that is not in a slot, pinned, and says who left it. `None` when all slots are pinned.
+    pub fn admit(&mut self, record: RecordId) -> Option<(Slot, Option<RecordId>)> {
+        let region = self.region(record);
+        let gone = if self.bays[region].free.is_empty() { Some(self.victim(region)?) } else { None };
+        if let Some(r) = gone {
+            self.remove(r);
+        }
+        let number = self.bays[region].free.pop()?;
+        self.bays[region].slots[number as usize] = Some(record);
+        self.place[record.index()] = Some(number);
+        self.pinned[record.index()] = true;
+        Some((Slot { region, number }, gone))
+    }
+
+    /// A record that is in must stay.
+    pub fn pin(&mut self, record: RecordId) {
+        self.pinned[record.index()] = true;
+    }
+
+    /// A record may leave again.
+    pub fn unpin(&mut self, record: RecordId) {
+        self.pinned[record.index()] = false;
+    }
+
+    /// Empties a record's slot: it could not be brought.
+    pub fn remove(&mut self, record: RecordId) {
+        let region = self.region(record);
+        self.pinned[record.index()] = false;
+        if let Some(number) = self.place[record.index()].take() {
+            self.bays[region].slots[number as usize] = None;
+            self.bays[region].free.push(number);
+        }
+    }
+
+    /// Who leaves a region next; ties go to the lower slot.
+    fn victim(&self, region: usize) -> Option<RecordId> {
+        let mut worst: Option<(f64, RecordId)> = None;
+        for r in self.held(region).filter(|r| !self.pinned[r.index()]) {
+            let rank = self.policy.rank(&self.facts(r));
+            if worst.is_none_or(|(w, _)| rank > w) {
+                worst = Some((rank, r));
+            }
+        }
+        worst.map(|(_, r)| r)
+    }
+
+    fn facts(&self, r: RecordId) -> Facts {
+        let pool = self.catalogue.locate(r).0;
+        let steps = self.catalogue.steps().len();
+        // The step under way has what it wants pinned: for everybody else of its pool the turn is over.
+        let steps_until = 1 + self.catalogue.steps_until(pool, (self.now.step + 1) % steps);
+        Facts {
+            steps_until,
+            steps,
+            share: self.heat.share(r, self.now.pass),
+            chance: self.odds.of(self.situation(r), self.even(r)),
+            last: self.heat.last(r),
+            expected: self.expected[r.index()] == Some(self.now.pass) && self.now.step + steps_until < steps,
+        }
+    }
+}
