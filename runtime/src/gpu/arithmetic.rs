@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 
 /// How a GPU multiplies activations with q8 and q4 weights; other weights are always multiplied in f32.
 ///
-/// All three add up groups of 32 columns in f32. Which one is fast differs from GPU to GPU.
+/// All three add up groups of 32 columns in f32. Which one is fastest differs from GPU to GPU, so results of two devices compare best with
+/// the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Arithmetic {
     /// In f32.

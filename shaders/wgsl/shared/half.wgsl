@@ -61,8 +61,9 @@ fn top_of(a: vec4f, b: vec4f) -> f32 {
     return max(max(m.x, m.y), max(m.z, m.w));
 }
 
+// A group that is almost nothing counts as nothing, lest its inverse be infinite.
 fn inverse_of(top: f32) -> f32 {
-    return select(0.0, 1.0 / top, top > 0.0);
+    return select(0.0, 1.0 / top, top > 1e-30);
 }
 
 fn narrowed(lo: vec4f, hi: vec4f, inverse: f32) -> Chunk {
