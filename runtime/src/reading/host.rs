@@ -40,7 +40,7 @@ pub(crate) struct Host {
 impl Host {
     /// Bytes of records that it cannot do with less than.
     pub(crate) fn least(bundle: &Bundle) -> u64 {
-        Layout::new(&catalogue(bundle), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
+        Layout::new(&bundle.catalogue(), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
     }
 
     /// An empty cache.
@@ -48,7 +48,7 @@ impl Host {
     /// # Errors
     /// When the budget is too small; the message names the smallest one.
     pub(crate) fn new(bundle: &Arc<Bundle>, options: HostOptions) -> Result<Host> {
-        let catalogue = Arc::new(catalogue(bundle));
+        let catalogue = Arc::new(bundle.catalogue());
         let slots = options.budget.saturating_sub(options.fixed);
         let sharing = Sharing::best(options.policy, &catalogue, slots);
         let layout = layout(&catalogue, &options, sharing)?;
@@ -194,10 +194,6 @@ impl Host {
             let _ = self.arrive(done);
         }
     }
-}
-
-fn catalogue(bundle: &Bundle) -> Catalogue {
-    Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64)
 }
 
 fn layout(catalogue: &Catalogue, o: &HostOptions, sharing: Sharing) -> Result<Layout> {
