@@ -231,6 +231,12 @@ impl Tier {
         Some((Slot { region, number }, gone))
     }
 
+    /// Keeps a record that is in; whether it is.
+    pub fn pin(&mut self, record: RecordId) -> bool {
+        self.pinned[record.index()] = self.place[record.index()].is_some();
+        self.pinned[record.index()]
+    }
+
     /// A record may leave again.
     pub fn unpin(&mut self, record: RecordId) {
         self.pinned[record.index()] = false;

@@ -48,9 +48,9 @@ fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(device: &Device, progra
     let results = device.readback(bytes).unwrap();
     let mut recording = Recording::new(device);
     recording.run([program], &Frame::default());
-    recording.copy(buffer, &results, bytes);
+    recording.copy((buffer, 0), (&results, 0), bytes);
     recording.submit();
-    bytemuck::pod_collect_to_vec(&device.read(&results, bytes).unwrap())
+    bytemuck::pod_collect_to_vec(&device.read(&results, 0..bytes).unwrap())
 }
 
 fn all(b: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
@@ -225,7 +225,7 @@ fn one_panel_or_four_give_the_same_bits() {
         let results = [false, true].map(|hardware| {
             let mut device = devices().into_iter().next()?;
             device.report.hardware = hardware;
-            let model = GpuModel::load(device, bundle.clone()).unwrap();
+            let model = GpuModel::load(device, bundle.clone(), &GpuOptions::default()).unwrap();
             let mut run = model.start(RunOptions { context: 8, slide: false, stick_epsilon: 0.0 }).unwrap();
             Some(tokens.iter().map(|t| run.forward(&[*t], Want::Last).unwrap()).collect::<Vec<Output>>())
         });
