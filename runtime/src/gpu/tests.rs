@@ -135,12 +135,34 @@ fn ties_go_to_the_lowest_expert() {
         }
         let (ids, weights) = (filled(&device, &[0u32; 4]), filled(&device, &[0f32; 4]));
         let (logits, hidden) = (filled(&device, &logits), filled(&device, &[0f32; 4]));
-        let params = route::Params { experts: 200, stride: 208, k: 4, by: 2, normalise: 0, scale: 2.0, cosine: 0, hidden_stride: 0 };
-        let buffers = route::Buffers { logits: all(&logits), hidden: all(&hidden), ids: all(&ids), weights: all(&weights) };
+        let mut table = vec![0u32; 200];
+        table[70] = u32::MAX;
+        let (slot_of, choices) = (filled(&device, &table), filled(&device, &[0u32; 6]));
+        let params = route::Params {
+            experts: 200,
+            stride: 208,
+            k: 4,
+            by: 2,
+            scale: 2.0,
+            latch: 7,
+            choice: 2,
+            ..Default::default()
+        };
+        let buffers = route::Buffers {
+            logits: all(&logits),
+            hidden: all(&hidden),
+            slot_of: all(&slot_of),
+            ids: all(&ids),
+            weights: all(&weights),
+            choices: all(&choices),
+        };
         let mut program = Program::default();
         program.push(&device, route::kernel(device.lanes), buffers, move |_| Some((params, [1, 1, 1]))).unwrap();
         assert_eq!(read::<u32>(&device, &program, &ids, 4), [3, 70, 71, 130]);
         assert_eq!(read::<f32>(&device, &program, &weights, 4), [0.5; 4]);
+        // One of them is missing, so the latch is set and the choice known.
+        assert_eq!(read::<u32>(&device, &program, &device.latch.buffer, 1), [7]);
+        assert_eq!(read::<u32>(&device, &program, &choices, 6), [0, 0, 3, 70, 71, 130]);
     }
 }
 
