@@ -48,6 +48,7 @@ pub mod experts;
 pub mod gpu;
 pub mod model;
 pub mod plan;
+mod reading;
 mod session;
 pub mod text;
 

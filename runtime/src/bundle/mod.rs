@@ -12,12 +12,14 @@
 //! needed.
 
 mod cost;
+mod file;
 mod header;
 mod manifest;
 mod read;
 mod record;
 mod write;
 
+pub use file::Reading;
 pub use manifest::{Manifest, Provenance, TensorInfo, Text};
 pub use read::Bundle;
 pub use record::{RecordLayout, RecordView};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapMut};
 
+use super::file::{Reading, Source};
 use super::header::Header;
 use super::{BLOCK, Manifest, RecordLayout, TOKENIZER, TensorInfo, write};
 use crate::codec::Matrix;
@@ -17,6 +18,10 @@ use crate::plan::Plan;
 pub struct Bundle {
     path: PathBuf,
     map: Mmap,
+    /// The file itself; `None` for a bundle that was in memory.
+    source: Option<Source>,
+    /// A copy of everything between header and records, which begins at this byte of the file.
+    held: Option<(usize, Mmap)>,
     manifest: Manifest,
     dense: HashMap<String, Range<usize>>,
     tokenizer: Option<Range<usize>>,
@@ -53,7 +58,8 @@ impl Bundle {
         // condition of this function, and our own writer never modifies a file in place.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
         let parsed = parse(&map).map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
-        Ok(Bundle::new(path, map, parsed))
+        let source = Some(Source::new(file, path));
+        Ok(Bundle::new(path, map, source, parsed))
     }
 
     /// Validates and copies a whole bundle that is in memory: one that was embedded or downloaded, or a fuzzer's.
@@ -65,13 +71,74 @@ impl Bundle {
         let parsed = parse(bytes).map_err(|reason| Error::Bundle { path: path.to_owned(), reason })?;
         let mut map = MmapMut::map_anon(bytes.len()).map_err(Error::io("map", path))?;
         map.copy_from_slice(bytes);
-        Ok(Bundle::new(path, map.make_read_only().map_err(Error::io("map", path))?, parsed))
+        Ok(Bundle::new(path, map.make_read_only().map_err(Error::io("map", path))?, None, parsed))
     }
 
-    fn new(path: &Path, map: Mmap, parsed: Parsed) -> Bundle {
+    fn new(path: &Path, map: Mmap, source: Option<Source>, parsed: Parsed) -> Bundle {
         let Parsed { manifest, dense, tokenizer, pools } = parsed;
-        Bundle { path: path.to_owned(), map, manifest, dense, tokenizer, pools }
+        Bundle { path: path.to_owned(), map, source, held: None, manifest, dense, tokenizer, pools }
     }
+
+    /// Copies everything but the records to memory of its own, so that the system cannot take it back page by page and does not fail
+    /// when the file shrinks. Returns the bytes that took.
+    ///
+    /// # Errors
+    /// When there is no memory or the file cannot be read.
+    pub fn hold_dense(&mut self) -> Result<u64> {
+        let starts = self.dense.values().chain(&self.tokenizer).map(|r| r.start);
+        let (first, end) = (starts.min().unwrap_or(0), self.pools.iter().map(|p| p.start).min().unwrap_or(self.map.len()));
+        let (first, end) = (first / BLOCK * BLOCK, end.next_multiple_of(BLOCK).min(self.map.len()));
+        let mut copy = MmapMut::map_anon((end - first).max(1)).map_err(Error::io("make room for", &self.path))?;
+        match &self.source {
+            None => copy[..end - first].copy_from_slice(&self.map[first..end]),
+            Some(s) => s.read(first as u64, &mut copy[..end - first], true).map_err(Error::io("read", &self.path))?,
+        }
+        self.held = Some((first, copy.make_read_only().map_err(Error::io("make room for", &self.path))?));
+        Ok((end - first) as u64)
+    }
+
+    /// Bytes of the file outside the records.
+    fn bytes(&self, range: &Range<usize>) -> &[u8] {
+        match &self.held {
+            Some((first, copy)) => &copy[range.start - first..range.end - first],
+            None => &self.map[range.clone()],
+        }
+    }
+
+    /// Reads a record into `to`, which is at least as long.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has become shorter.
+    ///
+    /// # Panics
+    /// When the plan has no such pool or record, or `to` is too short.
+    pub fn read_record(&self, pool: usize, record: u32, to: &mut [u8], reading: Reading) -> Result<()> {
+        let range = self.record_range(pool, record);
+        let to = &mut to[..range.len()];
+        match &self.source {
+            Some(s) if reading != Reading::Mapped => {
+                s.read(range.start as u64, to, reading == Reading::Direct).map_err(Error::io("read an expert from", &self.path))
+            }
+            _ => {
+                to.copy_from_slice(&self.map[range.clone()]);
+                self.forget(range);
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells the system that these pages of the mapping are not needed any more.
+    #[cfg(unix)]
+    fn forget(&self, range: Range<usize>) {
+        if self.source.is_some() {
+            // SAFETY: the mapping is of a file and read-only: pages that are dropped are read again when they are touched. A system that
+            // refuses only keeps them longer.
+            let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn forget(&self, _: Range<usize>) {}
 
     /// The file.
     pub fn path(&self) -> &Path {
@@ -104,7 +171,7 @@ impl Bundle {
     /// When there is none.
     pub fn matrix(&self, name: &str) -> Result<Matrix<'_>> {
         let info = self.manifest.tensors.get(name).and_then(TensorInfo::layout);
-        let bytes = self.dense.get(name).map(|r| &self.map[r.clone()]);
+        let bytes = self.dense.get(name).map(|r| self.bytes(r));
         info.zip(bytes).and_then(|(layout, bytes)| Matrix::new(layout, bytes)).ok_or_else(|| self.missing(name))
     }
 
@@ -115,7 +182,7 @@ impl Bundle {
     pub fn vector(&self, name: &str) -> Result<&[f32]> {
         match (self.manifest.tensors.get(name), self.dense.get(name)) {
             (Some(&TensorInfo::Vector { len }), Some(r)) => {
-                let bytes = &self.map[r.clone()][..len as usize * 4];
+                let bytes = &self.bytes(r)[..len as usize * 4];
                 bytemuck::try_cast_slice(bytes).map_err(|_| self.missing(name))
             }
             _ => Err(self.missing(name)),
@@ -155,7 +222,7 @@ impl Bundle {
 
     /// The contents of `tokenizer.json`.
     pub fn tokenizer(&self) -> Option<&[u8]> {
-        self.tokenizer.clone().map(|r| &self.map[r])
+        self.tokenizer.as_ref().map(|r| self.bytes(r))
     }
 
     /// Reads the whole file and compares every region with its hash, and the plan and the hashes themselves with the fingerprint;

@@ -213,7 +213,7 @@ proptest! {
                     prop_assert_eq!(tier.slots(i), r.slots);
                 }
             }
-            for pass in passes(&c, 3, (random(&mut state) % 3) as u32, 30) {
+            for pass in passes(&c, 3, random(&mut state) % 3, 30) {
                 tier.begin_pass();
                 for (step, records) in pass.0.iter().enumerate() {
                     let pool = c.steps()[step].expect("routed");
@@ -224,7 +224,7 @@ proptest! {
                         let (slot, gone) = tier.admit(r).expect("a token's routes fit");
                         prop_assert_eq!(device.held.insert(slot, r), gone);
                         prop_assert!(gone.is_none_or(|g| !wanted.contains(&g)), "{gone:?} was pinned");
-                        if random(&mut state) % 16 == 0 {
+                        if random(&mut state).is_multiple_of(16) {
                             tier.remove(r);
                             device.held.remove(&slot);
                         }

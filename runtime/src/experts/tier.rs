@@ -231,10 +231,9 @@ impl Tier {
         Some((Slot { region, number }, gone))
     }
 
-    /// Keeps a record that is in; whether it is.
-    pub fn pin(&mut self, record: RecordId) -> bool {
-        self.pinned[record.index()] = self.place[record.index()].is_some();
-        self.pinned[record.index()]
+    /// A record that is in must stay.
+    pub fn pin(&mut self, record: RecordId) {
+        self.pinned[record.index()] = true;
     }
 
     /// A record may leave again.

@@ -26,6 +26,7 @@ mod program;
 mod run;
 mod scratch;
 mod slabs;
+mod staged;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
 use crate::model::{Model, Report, Run, RunOptions};
@@ -71,6 +72,8 @@ pub struct GpuOptions {
     pub placement: Placement,
     /// Which expert leaves when another needs its slot.
     pub policy: Policy,
+    /// How experts are brought from the file.
+    pub reading: Reading,
     /// How many steps that choose experts a token runs ahead of the CPU; by default as many as experience suggests.
     pub run_ahead: Option<u32>,
 }
@@ -84,6 +87,7 @@ impl Default for GpuOptions {
             budget: None,
             placement: Placement::default(),
             policy: Policy::default(),
+            reading: Reading::default(),
             run_ahead: None,
         }
     }

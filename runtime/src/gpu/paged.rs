@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::backing::Staged;
 use super::budget::{Budget, too_small};
 use super::device::Device;
 use super::latch::Latch;
 use super::pager::Pager;
+use super::staged::Staged;
 use super::{GpuOptions, Placement};
 use crate::bundle::Bundle;
 use crate::error::Result;
@@ -35,7 +35,7 @@ impl Paged {
         let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
         let piece = catalogue.pools().iter().map(|p| p.bytes).max().unwrap_or(0).max(16);
         let routes = catalogue.pools().iter().map(|p| u64::from(p.routes)).max().unwrap_or(0);
-        let backing = Staged::new(device, piece, routes.min(STAGING / piece).max(1))?;
+        let backing = Staged::new(device, bundle, options.reading, piece, routes.min(STAGING / piece).max(1))?;
         let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, Box::new(backing))?;
         let fixed = Latch::BYTES + pager.overhead();
         let budget = Budget { limit: u64::MAX, pending: None, fixed, runs: 0, binding: device.binding, policy: options.policy };

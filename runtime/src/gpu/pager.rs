@@ -154,9 +154,9 @@ impl Pager {
         for &(r, slot) in admitted {
             let (pool, record) = self.catalogue.locate(r);
             let at = u64::from(slot.number) * self.catalogue.pools()[pool].bytes;
-            loads.push(Load { pool, record, region: slot.region, at });
+            loads.push(Load { pool, record, region: slot.region, at, bytes: self.bundle.record_layout(pool).bytes });
         }
-        let brought = self.backing.load(device, &self.bundle, &loads);
+        let brought = self.backing.load(device, &loads);
         for &(r, slot) in admitted {
             match brought {
                 Ok(()) => {

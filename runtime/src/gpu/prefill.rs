@@ -64,7 +64,8 @@ impl GpuRun {
         let experts = &self.programs.steps[step].parts[part].experts;
         let late = Frame { late: true, ..frame.clone() };
         pager.land(device)?;
-        let (mut wave, missing): (Vec<_>, Vec<_>) = records.iter().partition(|&&r| pager.tier.pin(r));
+        let (mut wave, missing): (Vec<_>, Vec<_>) = records.iter().partition(|&&r| pager.tier.slot(r).is_some());
+        wave.iter().for_each(|&r| pager.tier.pin(r));
         let mut missing = missing.as_slice();
         loop {
             if !wave.is_empty() {

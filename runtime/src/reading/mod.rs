@@ -1,0 +1,12 @@
+//! Bringing records from the file into memory: buffers that can be given back, threads that read, and a cache of records in the host's
+//! memory under a budget.
+
+mod buffer;
+mod host;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use buffer::Buffer;
+pub(crate) use host::{Feed, Host, HostOptions};
+pub(crate) use reader::{Destination, Done, Reader};
