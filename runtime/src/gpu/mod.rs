@@ -15,6 +15,8 @@ mod budget;
 mod cache;
 mod decode;
 mod device;
+#[cfg(any(target_os = "linux", target_os = "android", windows))]
+mod import;
 mod latch;
 mod lower;
 mod memory;
@@ -74,6 +76,8 @@ pub struct GpuOptions {
     pub policy: Policy,
     /// How experts are brought from the file.
     pub reading: Reading,
+    /// Reads experts straight into memory that the GPU shares with the CPU, where there is such memory.
+    pub import: bool,
     /// How many steps that choose experts a token runs ahead of the CPU; by default as many as experience suggests.
     pub run_ahead: Option<u32>,
 }
@@ -88,6 +92,7 @@ impl Default for GpuOptions {
             placement: Placement::default(),
             policy: Policy::default(),
             reading: Reading::default(),
+            import: true,
             run_ahead: None,
         }
     }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use super::backing::Backing;
 use super::budget::{Budget, too_small};
 use super::device::Device;
 use super::latch::Latch;
@@ -29,14 +30,25 @@ pub(super) struct Paged {
 /// Most bytes of staging.
 const STAGING: u64 = 64 << 20;
 
+/// The best way of bringing records that the device has.
+fn backing(device: &Device, bundle: &Arc<Bundle>, catalogue: &Catalogue, options: &GpuOptions) -> Result<Box<dyn Backing>> {
+    #[cfg(any(target_os = "linux", target_os = "android", windows))]
+    if options.import
+        && let Some(imported) = super::import::Imported::new(device, bundle, options.reading)?
+    {
+        return Ok(Box::new(imported));
+    }
+    let piece = catalogue.pools().iter().map(|p| p.bytes).max().unwrap_or(0).max(16);
+    let routes = catalogue.pools().iter().map(|p| u64::from(p.routes)).max().unwrap_or(0);
+    Ok(Box::new(Staged::new(device, bundle, options.reading, piece, routes.min(STAGING / piece).max(1))?))
+}
+
 impl Paged {
     /// With the fewest slots, until [`settle`](Self::settle) knows what the weights take.
     pub(super) fn new(device: &Device, bundle: &Arc<Bundle>, options: &GpuOptions) -> Result<Paged> {
         let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
-        let piece = catalogue.pools().iter().map(|p| p.bytes).max().unwrap_or(0).max(16);
-        let routes = catalogue.pools().iter().map(|p| u64::from(p.routes)).max().unwrap_or(0);
-        let backing = Staged::new(device, bundle, options.reading, piece, routes.min(STAGING / piece).max(1))?;
-        let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, Box::new(backing))?;
+        let backing = backing(device, bundle, &catalogue, options)?;
+        let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, backing)?;
         let fixed = Latch::BYTES + pager.overhead();
         let budget = Budget { limit: u64::MAX, pending: None, fixed, runs: 0, binding: device.binding, policy: options.policy };
         pager.cut(device, budget.layout(&catalogue, budget.least(&catalogue), 0)?)?;
