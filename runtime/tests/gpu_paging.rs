@@ -77,7 +77,7 @@ fn plans(dir: &Path, n: usize) -> impl Iterator<Item = (u64, Arc<Bundle>)> {
     let deep = move |seed: u64| {
         let mut model = support::plan(seed, Codec::ALL[seed as usize % 5]);
         let plan = &mut model.plan;
-        for mut step in plan.steps.repeat(2) {
+        for mut step in [plan.steps.clone(), plan.steps.clone()].concat() {
             step.name = format!("{}.{}", step.name, plan.steps.len());
             if let Work::Attention(a) = &mut step.work {
                 plan.states.push(plan.states[a.state as usize].clone());
@@ -133,7 +133,7 @@ fn long_prompts_come_in_waves() {
     for (seed, bundle) in plans(dir.path(), 3) {
         let tokens = support::Random::new(seed).tokens(300, bundle.plan().vocab);
         let say = |options: &GpuOptions| {
-            let model = open(&bundle, options);
+            let model = GpuModel::new(bundle.clone(), options)?;
             let mut run = model.start(RunOptions { context: 300, slide: false, stick_epsilon: 0.0 })?;
             let Output::Logits(l) = run.forward(&tokens, Want::All)? else { panic!("no logits") };
             Ok::<_, Error>(l.iter().map(|v| v.to_bits()).collect::<Vec<_>>())

@@ -50,7 +50,6 @@ impl Budget {
 /// The error for a budget of `limit` bytes where `least` are needed.
 pub(super) fn too_small(limit: u64, least: u64) -> Error {
     Error::Input(format!(
-        "{limit} bytes are too small a budget for this model: it takes at least {least}; give it more with `--vram {least}`, \
-         or ask for a shorter context"
+        "a budget of {limit} bytes is too small for this model and its conversations; the smallest that works is {least} bytes: `--vram {least}`"
     ))
 }

@@ -81,7 +81,11 @@ impl GpuRun {
             _ => self.ahead as usize,
         };
         let routed = (at..steps.len()).filter(|&i| steps[i].routed.is_some());
-        routed.map(|i| i + 1).nth(ahead.saturating_sub(1)).filter(|&end| steps[end..].iter().any(|s| s.routed.is_some())).unwrap_or(steps.len())
+        routed
+            .map(|i| i + 1)
+            .nth(ahead.saturating_sub(1))
+            .filter(|&end| steps[end..].iter().any(|s| s.routed.is_some()))
+            .unwrap_or(steps.len())
     }
 
     /// Runs further ahead as long as nothing is missing, and about as far as the last stall when something is.

@@ -135,7 +135,8 @@ impl Device {
             return Ok(p.clone());
         }
         let params = u32::try_from(size_of::<B::Params>()).unwrap_or(u32::MAX);
-        let pipeline = self.guarded(&format!("compile {}", kernel.variant.name), || self.compile(kernel.variant, B::ACCESS, B::LATCH, params))?;
+        let pipeline =
+            self.guarded(&format!("compile {}", kernel.variant.name), || self.compile(kernel.variant, B::ACCESS, B::LATCH, params))?;
         Ok(pipelines.entry(kernel.variant.name).or_insert(Arc::new(pipeline)).clone())
     }
 

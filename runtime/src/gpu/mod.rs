@@ -165,9 +165,9 @@ impl Model for GpuModel {
 
     fn set_budget(&self, bytes: u64) -> Result<()> {
         match &self.loaded.experts {
-            Experts::Resident(_) => Err(Error::Input(
-                "this model is resident as a whole; open it with a budget to be able to change it".into(),
-            )),
+            Experts::Resident(_) => {
+                Err(Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
+            }
             Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
         }
     }
@@ -185,10 +185,11 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
     Report {
         device: format!("{}, {}, {lanes}", adapter.name, adapter.backend),
         kind: "gpu",
-        device_bytes: loaded.weights.bytes() + match &loaded.experts {
-            Experts::Resident(slabs) => slabs.bytes(),
-            Experts::Paged(_) => 0,
-        },
+        device_bytes: loaded.weights.bytes()
+            + match &loaded.experts {
+                Experts::Resident(slabs) => slabs.bytes(),
+                Experts::Paged(_) => 0,
+            },
         cache_bytes_per_token: rows * 4,
         weight_bytes_per_token: loaded.bundle.weight_bytes_per_token(),
         dispatches_per_token,

@@ -93,13 +93,15 @@ impl Paged {
 
     /// Brings a new limit into force. Nothing may be recorded that uses slots.
     pub(super) fn apply(&self, device: &Device, pager: &mut Pager) -> Result<()> {
-        let mut budget = self.budget();
+        self.enforce(device, pager, &mut self.budget())
+    }
+
+    fn enforce(&self, device: &Device, pager: &mut Pager, budget: &mut Budget) -> Result<()> {
         let Some(limit) = budget.pending.take() else { return Ok(()) };
-        // Runs may have come since it was set.
-        let layout = self.layout(&budget, limit, 0)?;
+        let layout = self.layout(budget, limit, 0)?;
         budget.limit = limit;
         pager.cut(device, layout)?;
-        self.note(pager, &budget);
+        self.note(pager, budget);
         Ok(())
     }
 
@@ -130,8 +132,9 @@ impl Paged {
     /// Takes `bytes` for a run off the budget; slots make room.
     pub(super) fn reserve(&self, device: &Device, bytes: u64) -> Result<()> {
         let mut pager = self.lock();
-        self.apply(device, &mut pager)?;
         let mut budget = self.budget();
+        // From here on no limit can be set that does not count this run.
+        self.enforce(device, &mut pager, &mut budget)?;
         if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
             let layout = self.layout(&budget, budget.limit, bytes)?;
             pager.cut(device, layout)?;

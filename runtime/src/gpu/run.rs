@@ -52,6 +52,9 @@ impl GpuRun {
         let reserved = Reserved { model: model.clone(), bytes };
         let memory = Memory::new(device, plan, &model.weights, options, &mut &*device)?;
         let (programs, generation) = programs(&model, &memory, options, None)?;
+        if let Experts::Paged(paged) = &model.experts {
+            paged.catch_up(device)?;
+        }
         let ahead = model.run_ahead.unwrap_or(1);
         Ok(GpuRun { options, memory, programs, generation, ahead, position: 0, model: model.clone(), _reserved: reserved })
     }
@@ -180,7 +183,8 @@ impl GpuRun {
         }
         let vocab = self.model.bundle.plan().vocab as usize;
         let values: Vec<f32> = bytes.as_chunks().0.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        let logits: Vec<f32> = values.chunks(padded_rows(self.model.bundle.plan().vocab) as usize).flat_map(|r| &r[..vocab]).copied().collect();
+        let logits: Vec<f32> =
+            values.chunks(padded_rows(self.model.bundle.plan().vocab) as usize).flat_map(|r| &r[..vocab]).copied().collect();
         if logits.iter().all(|v| v.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
     }
 

@@ -73,30 +73,30 @@ pub(super) struct Scratch<B = wgpu::Buffer> {
     pub(super) batch: u32,
     /// Tokens whose logits fit.
     pub(super) outputs: u32,
-    pub(super) tokens: B,                   // [T] u32
-    pub(super) turns: B,                    // for each rotation [T, pairs] cosine and sine
-    pub(super) x: B,                        // [T, D] residual stream
-    pub(super) a: B,                        // [T, D] normalised input of the step
-    pub(super) dense: B,                    // [T, D] result of the step's part that is not routed
-    pub(super) routed: B,                   // [T, k, D] result of each route
-    pub(super) projected: B,                // see Projected
-    pub(super) queries: B,                  // [T, k, H, h padded to 4]
-    pub(super) mixed: B,                    // [T, k, padded H·h]
-    pub(super) parts: B,                    // [k, H, splits, h]
-    pub(super) stats: B,                    // [k, H, splits] two each
-    pub(super) hidden: B,                   // [T, k, padded F] or [T, padded S]
-    pub(super) scores: B,                   // [T, padded E] router logits, then [T, 16] logits of the always-on part's gate
-    pub(super) router_hidden: B,            // [T, padded G]
-    pub(super) ids: B,                      // [T, k] u32
-    pub(super) weights: B,                  // [T, k]
-    pub(super) starts: B,                   // [E] u32
-    pub(super) sorted: B,                   // [T, k] u32
-    pub(super) tiles: B,                    // [1 + tiles] four u32 each
-    pub(super) logits: B,                   // [outputs, padded V]
-    pub(super) penalised: B,                // [V] u32
-    pub(super) candidates: B,               // [slices, MAX_CANDIDATES] two each
-    pub(super) slice_stats: B,              // [slices] four each
-    pub(super) best: B,                     // four f32, then [MAX_CANDIDATES] two each
+    pub(super) tokens: B,        // [T] u32
+    pub(super) turns: B,         // for each rotation [T, pairs] cosine and sine
+    pub(super) x: B,             // [T, D] residual stream
+    pub(super) a: B,             // [T, D] normalised input of the step
+    pub(super) dense: B,         // [T, D] result of the step's part that is not routed
+    pub(super) routed: B,        // [T, k, D] result of each route
+    pub(super) projected: B,     // see Projected
+    pub(super) queries: B,       // [T, k, H, h padded to 4]
+    pub(super) mixed: B,         // [T, k, padded H·h]
+    pub(super) parts: B,         // [k, H, splits, h]
+    pub(super) stats: B,         // [k, H, splits] two each
+    pub(super) hidden: B,        // [T, k, padded F] or [T, padded S]
+    pub(super) scores: B,        // [T, padded E] router logits, then [T, 16] logits of the always-on part's gate
+    pub(super) router_hidden: B, // [T, padded G]
+    pub(super) ids: B,           // [T, k] u32
+    pub(super) weights: B,       // [T, k]
+    pub(super) starts: B,        // [E] u32
+    pub(super) sorted: B,        // [T, k] u32
+    pub(super) tiles: B,         // [1 + tiles] four u32 each
+    pub(super) logits: B,        // [outputs, padded V]
+    pub(super) penalised: B,     // [V] u32
+    pub(super) candidates: B,    // [slices, MAX_CANDIDATES] two each
+    pub(super) slice_stats: B,   // [slices] four each
+    pub(super) best: B,          // four f32, then [MAX_CANDIDATES] two each
 }
 
 /// f32 elements that one token needs in each role that grows with the batch.
@@ -179,9 +179,7 @@ impl<B> Scratch<B> {
         let width = u64::from(row(plan.width));
         let batch = BATCH.min(context as u64).min(binding / 4 / n.largest().max(width));
         if batch == 0 {
-            return Err(Error::Device(format!(
-                "the activations of one token do not fit the {binding} bytes that this GPU binds at once"
-            )));
+            return Err(Error::Device(format!("the activations of one token do not fit the {binding} bytes that this GPU binds at once")));
         }
         let vocab = u64::from(padded_rows(plan.vocab));
         let outputs = (LOGITS.min(binding) / 4 / vocab).clamp(1, batch);

@@ -96,7 +96,11 @@ impl<B: Destination> Reader<B> {
     pub(crate) fn start(&mut self, pool: usize, record: u32, buffer: B, urgent: bool) {
         let order = Order { pool, record, buffer };
         let mut queue = self.shared.lock();
-        if urgent { queue.urgent.push_back(order) } else { queue.ahead.push_back(order) }
+        if urgent {
+            queue.urgent.push_back(order)
+        } else {
+            queue.ahead.push_back(order)
+        }
         drop(queue);
         self.pending += 1;
         self.shared.work.notify_one();

@@ -22,7 +22,9 @@ impl Lower<'_> {
         // The choice comes last: nothing but experts waits for them.
         match (&step.routed, weigh) {
             (Some(routed), _) => self.route(&mut program.before, number, step, routed, weigh)?,
-            (None, Some(w)) => self.product(&mut program.before, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?,
+            (None, Some(w)) => {
+                self.product(&mut program.before, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?
+            }
             (None, None) => {}
         }
         if let Some((routed, pool)) = step.routed.as_ref().map(|r| (r, &self.plan.pools[r.pool as usize])) {

@@ -17,14 +17,7 @@ impl Lower<'_> {
     }
 
     /// Fills `ids` and `weights`. `also` is one more row that shares the input: the gate of the always-on part.
-    pub(super) fn route(
-        &self,
-        program: &mut Program,
-        number: u32,
-        step: &Step,
-        routed: &Routed,
-        also: Option<&Linear>,
-    ) -> Result<()> {
+    pub(super) fn route(&self, program: &mut Program, number: u32, step: &Step, routed: &Routed, also: Option<&Linear>) -> Result<()> {
         let (s, stride) = (self.scratch, self.stride());
         let experts = self.plan.pools[routed.pool as usize].experts();
         let scores_stride = padded_rows(experts) / 4;
