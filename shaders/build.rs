@@ -16,8 +16,11 @@ use std::{env, fs};
 use manifest::{Axis, Entry};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-/// What kernels may use: half precision is only unpacked, never computed with.
-const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES.union(Capabilities::SUBGROUP).union(Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+/// What kernels may use; those that compute in half precision must say so with `enable f16;`.
+const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
+    .union(Capabilities::SUBGROUP)
+    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    .union(Capabilities::SHADER_FLOAT16);
 
 type Result<T> = std::result::Result<T, String>;
 

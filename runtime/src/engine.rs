@@ -8,7 +8,7 @@ use crate::bundle::{Bundle, Manifest};
 use crate::cpu::CpuModel;
 use crate::cpu::reference::ReferenceModel;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, GpuModel, GpuOptions};
+use crate::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
 use crate::model::{Model, Report};
 use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
@@ -55,6 +55,8 @@ pub struct EngineOptions {
     pub device: Device,
     /// Threads on the CPU; by default one for each core this process may use.
     pub threads: Option<usize>,
+    /// How a GPU multiplies with quantised weights; by default what it does fastest.
+    pub gpu_arithmetic: Option<Arithmetic>,
 }
 
 /// A bundle made ready on one device. Clones are the same engine; it is `Send` and `Sync`.
@@ -141,9 +143,9 @@ fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>
     match &options.device {
         Device::Cpu => cpu(bundle, options),
         Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
-        Device::Gpu => gpu(bundle, AdapterChoice::Any),
-        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone())),
-        Device::Auto => gpu(bundle, AdapterChoice::Hardware).or_else(|e| {
+        Device::Gpu => gpu(bundle, AdapterChoice::Any, options),
+        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone()), options),
+        Device::Auto => gpu(bundle, AdapterChoice::Hardware, options).or_else(|e| {
             tracing::warn!("taking the CPU: {e}");
             cpu(bundle, options)
         }),
@@ -154,6 +156,6 @@ fn cpu(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> 
     Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?))
 }
 
-fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice) -> Result<Box<dyn Model>> {
-    Ok(Box::new(GpuModel::new(bundle.clone(), &GpuOptions { adapter, ..GpuOptions::default() })?))
+fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    Ok(Box::new(GpuModel::new(bundle.clone(), &GpuOptions { arithmetic: options.gpu_arithmetic, ..GpuOptions::on(adapter) })?))
 }

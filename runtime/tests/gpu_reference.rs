@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hotset::bundle::Bundle;
 use hotset::codec::Codec;
 use hotset::cpu::reference::ReferenceModel;
-use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions};
+use hotset::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
 use hotset::model::{Best, Candidates, Model, Output, Run, RunOptions, Want};
 use hotset::plan::{AttentionKind, Step, Work};
 
@@ -17,8 +17,9 @@ fn gpu(bundle: &Arc<Bundle>, options: &GpuOptions) -> GpuModel {
     GpuModel::new(bundle.clone(), options).unwrap()
 }
 
+/// Any adapter, and nothing left to a measurement.
 fn any() -> GpuOptions {
-    GpuOptions::on(AdapterChoice::Any)
+    GpuOptions { arithmetic: Some(Arithmetic::Float), ..GpuOptions::on(AdapterChoice::Any) }
 }
 
 fn options(context: usize) -> RunOptions {

@@ -7,7 +7,8 @@
 //! * `Params`: the shader's immediates as plain data, field for field;
 //! * `kernel(axes…)`: the variant for these values, which knows both types.
 //!
-//! So a host that disagrees with a shader does not compile.
+//! So a host that disagrees with a shader does not compile. Two values of axes need a feature of the device: [`Lanes::Subgroup`] subgroup
+//! operations, and products in `Half` arithmetic half precision.
 
 use std::marker::PhantomData;
 

@@ -1,20 +1,21 @@
-//! Expands `#import`, `#ifdef`, `#else` and `#endif`, each on a line of its own. Used by the build script only.
+//! Expands `#import`, `#ifdef` (any of several symbols), `#else` and `#endif`, each on a line of its own. Used by the build script only.
 
 use std::collections::{HashMap, HashSet};
 
 /// The text of `name` for the variant that has `defines`, with every import expanded once, where it is first asked for.
 ///
-/// `shared` are the importable files by name. The error names file and line.
+/// `shared` are the importable files by name. `enable` directives move to the top, where WGSL wants them. The error names file and line.
 pub(crate) fn expand(name: &str, text: &str, shared: &HashMap<String, String>, defines: &HashSet<String>) -> Result<String, String> {
-    let mut out = String::new();
-    Expansion { shared, defines, seen: HashSet::new(), out: &mut out }.file(name, text)?;
-    Ok(out)
+    let (mut enables, mut out) = (String::new(), String::new());
+    Expansion { shared, defines, seen: HashSet::new(), enables: &mut enables, out: &mut out }.file(name, text)?;
+    Ok(enables + &out)
 }
 
 struct Expansion<'a> {
     shared: &'a HashMap<String, String>,
     defines: &'a HashSet<String>,
     seen: HashSet<String>,
+    enables: &'a mut String,
     out: &'a mut String,
 }
 
@@ -26,7 +27,7 @@ impl Expansion<'_> {
             let fail = |what: String| format!("{name}.wgsl:{}: {what}", i + 1);
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
-                (Some("#ifdef"), Some(symbol)) => open.push(self.defines.contains(symbol)),
+                (Some("#ifdef"), Some(symbol)) => open.push(self.defines.contains(symbol) || words.any(|s| self.defines.contains(s))),
                 (Some("#else"), None) => match open.last_mut() {
                     Some(taken) => *taken = !*taken,
                     None => return Err(fail("#else without #ifdef".into())),
@@ -42,9 +43,10 @@ impl Expansion<'_> {
                     }
                 }
                 (Some(word), _) if word.starts_with('#') => return Err(fail(format!("unknown directive {line:?}"))),
-                _ => {
-                    self.out.push_str(line);
-                    self.out.push('\n');
+                (word, _) => {
+                    let out = if word == Some("enable") { &mut self.enables } else { &mut self.out };
+                    out.push_str(line);
+                    out.push('\n');
                 }
             }
         }

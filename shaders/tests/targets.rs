@@ -3,8 +3,11 @@
 use hotset_shaders::{KERNELS, Variant};
 use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
-/// What kernels may use: half precision is only unpacked, never computed with.
-const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES.union(Capabilities::SUBGROUP).union(Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+/// What kernels may use; those that compute in half precision must say so with `enable f16;`.
+const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
+    .union(Capabilities::SUBGROUP)
+    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    .union(Capabilities::SHADER_FLOAT16);
 
 fn module(variant: &Variant) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(variant.wgsl).expect("validated by the build script");
@@ -49,7 +52,7 @@ fn direct3d() {
     for v in variants() {
         let (module, info) = module(v);
         let immediates_target = Some(BindTarget { space: 1, ..Default::default() });
-        let options = Options { shader_model: ShaderModel::V6_0, immediates_target, ..Default::default() };
+        let options = Options { shader_model: ShaderModel::V6_2, immediates_target, ..Default::default() };
         let mut text = String::new();
         let pipeline = PipelineOptions::default();
         let written = Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map(|_| ());
@@ -58,10 +61,11 @@ fn direct3d() {
 }
 
 #[test]
-fn names_are_unique_and_subgroups_stay_where_they_belong() {
+fn names_are_unique_and_optional_features_stay_where_they_belong() {
     let mut names: Vec<_> = variants().map(|v| v.name).collect();
     for v in variants() {
         assert_eq!(v.wgsl.contains("subgroup_size"), v.name.contains("/Subgroup"), "{}", v.name);
+        assert_eq!(v.wgsl.contains("f16;"), v.name.contains("Half/"), "{}", v.name);
     }
     let n = names.len();
     names.sort_unstable();

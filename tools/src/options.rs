@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use hotset::gpu::Arithmetic;
 use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, Sampling, Session, SessionOptions};
 
 use crate::failure::{Failure, Result};
@@ -19,12 +20,16 @@ pub(crate) struct DeviceArgs {
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// How a GPU multiplies with q8 and q4 weights: float, half or int8 [default: the fastest there, float among equals]
+    #[arg(long, value_name = "ARITHMETIC")]
+    gpu_arithmetic: Option<Arithmetic>,
 }
 
 impl DeviceArgs {
     /// Opens `bundle` on the device.
     pub(crate) fn open(&self, bundle: &Path) -> Result<Engine> {
-        Ok(Engine::open(bundle, &EngineOptions { device: self.device.clone(), threads: self.threads })?)
+        let &DeviceArgs { ref device, threads, gpu_arithmetic } = self;
+        Ok(Engine::open(bundle, &EngineOptions { device: device.clone(), threads, gpu_arithmetic })?)
     }
 
     /// Threads that compute on the CPU.

@@ -16,7 +16,7 @@ fn json(args: &[&str]) -> Value {
 fn logits_survive_printing() {
     let tiny = Tiny::new();
     let b = tiny.bundle();
-    let engine = Engine::open(&b, &EngineOptions { device: Device::Cpu, threads: None }).unwrap();
+    let engine = Engine::open(&b, &EngineOptions { device: Device::Cpu, threads: None, ..EngineOptions::default() }).unwrap();
     let expected = engine.session(&SessionOptions::default()).unwrap().logits(&[72, 5]).unwrap();
     let printed = json(&["logits", str(&b), "--tokens", "72,5", "--device", "cpu", "--json"]);
     let rows: Vec<Vec<f32>> = serde_json::from_value(printed["logits"].clone()).unwrap();
@@ -34,7 +34,7 @@ fn eval_scores_every_token_once() {
     let b = tiny.bundle();
     let text = tiny.file("text", "  H\u{e9} w!\n<|endoftext|>\n\nab\n<|endoftext|>\n");
     let stream: Vec<u32> = "H\u{e9} w!".bytes().map(u32::from).chain([257, 97, 98, 257]).collect();
-    let engine = Engine::open(&b, &EngineOptions { device: Device::Reference, threads: None }).unwrap();
+    let engine = Engine::open(&b, &EngineOptions { device: Device::Reference, threads: None, ..EngineOptions::default() }).unwrap();
     let rows = engine.session(&SessionOptions::default()).unwrap().logits(&stream).unwrap();
     let nll = |row: &[f32], target: u32| {
         let total: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();

@@ -37,7 +37,8 @@ fn logits_agree_with_the_original_implementations() {
         let bundle = convert(&golden(&case), out.path(), "f32");
         let (tokens, want) = reference(&golden(&case));
         for (device, tolerance) in &devices {
-            let engine = Engine::open(&bundle, &EngineOptions { device: device.clone(), threads: Some(2) }).unwrap();
+            let engine =
+                Engine::open(&bundle, &EngineOptions { device: device.clone(), threads: Some(2), ..EngineOptions::default() }).unwrap();
             let session = || engine.session(&SessionOptions::default()).unwrap();
             let mut one_by_one = session();
             let single = tokens.iter().flat_map(|&t| one_by_one.logits(&[t]).unwrap()).collect();
@@ -114,7 +115,7 @@ fn the_bundle_names_its_origin_and_is_intact() {
 
 /// Logits of all positions, by the reference executor.
 fn logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
-    let engine = Engine::open(bundle, &EngineOptions { device: Device::Reference, threads: None }).unwrap();
+    let engine = Engine::open(bundle, &EngineOptions { device: Device::Reference, threads: None, ..EngineOptions::default() }).unwrap();
     engine.session(&SessionOptions::default()).unwrap().logits(tokens).unwrap()
 }
 

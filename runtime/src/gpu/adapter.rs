@@ -97,7 +97,11 @@ pub(super) fn choose(instance: &wgpu::Instance, choice: &AdapterChoice) -> Resul
 
 pub(super) fn report(adapter: &wgpu::Adapter) -> AdapterReport {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let used = [(wgpu::Features::IMMEDIATES, "immediates"), (wgpu::Features::SUBGROUP, "subgroups")];
+    let used = [
+        (wgpu::Features::IMMEDIATES, "immediates"),
+        (wgpu::Features::SUBGROUP, "subgroups"),
+        (wgpu::Features::SHADER_F16, "half precision"),
+    ];
     let unusable = if !features.contains(wgpu::Features::IMMEDIATES) || limits.max_immediate_size < super::device::IMMEDIATES {
         Some(format!("it lacks {} bytes of immediate data (push constants)", super::device::IMMEDIATES))
     } else if limits.max_compute_invocations_per_workgroup < 256 || limits.max_compute_workgroup_storage_size < 16 << 10 {

@@ -9,7 +9,7 @@ use hotset_shaders::{Access, Buffers, Kernel, Lanes, Variant};
 use super::adapter::{self, AdapterReport};
 use super::latch::Latch;
 use super::meter::Meter;
-use super::{AdapterChoice, GpuOptions};
+use super::{AdapterChoice, Arithmetic, GpuOptions};
 use crate::error::{Error, Result};
 
 /// Most bytes of parameters of a dispatch: what every Vulkan device has.
@@ -26,6 +26,10 @@ pub(super) struct Device {
     pub(super) lanes: Lanes,
     pub(super) latch: Latch,
     pub(super) meter: Meter,
+    /// Whether it computes in half precision.
+    pub(super) half: bool,
+    /// How products with quantised weights are computed.
+    pub(super) arithmetic: Arithmetic,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
     /// The first error that no scope caught.
     fault: Arc<Mutex<Option<String>>>,
@@ -60,7 +64,7 @@ impl Device {
             options.subgroups && features.contains(wgpu::Features::SUBGROUP) && report.subgroup.0 >= 4 && report.subgroup.1 <= 64;
         let descriptor = wgpu::DeviceDescriptor {
             label: None,
-            required_features: features & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP),
+            required_features: features & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16),
             required_limits: limits,
             experimental_features: wgpu::ExperimentalFeatures::disabled(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -79,8 +83,20 @@ impl Device {
         device.set_device_lost_callback(move |_, message| lost(format!("the device is lost: {message}")));
         let lanes = if subgroups { Lanes::Subgroup } else { Lanes::Workgroup };
         let latch = Latch::new(&device);
-        let meter = Meter::default();
-        Ok(Device { wgpu: device, queue, report, binding, lanes, latch, meter, pipelines: Mutex::default(), fault })
+        let half = features.contains(wgpu::Features::SHADER_F16);
+        Ok(Device {
+            wgpu: device,
+            queue,
+            report,
+            binding,
+            lanes,
+            latch,
+            meter: Meter::default(),
+            half,
+            arithmetic: Arithmetic::Float,
+            pipelines: Mutex::default(),
+            fault,
+        })
     }
 
     /// The error that happened since the device was opened, if any. A device that failed once stays failed.

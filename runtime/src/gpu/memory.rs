@@ -61,12 +61,7 @@ pub(super) struct Memory<B = wgpu::Buffer> {
     pub(super) choices: B,
     /// Results on their way back: first the latch and the choices, then rows of logits or candidates.
     pub(super) results: B,
-    /// Rows of logits that `results` holds.
-    pub(super) rows: u32,
 }
-
-/// Most bytes of logits that come back at once.
-const RETURNED: u64 = 8 << 20;
 
 impl<B> Memory<B> {
     /// # Errors
@@ -90,18 +85,11 @@ impl<B> Memory<B> {
             }
         }
         let caches = caches.into_iter().map(|c| c.map_or_else(|| Cache::unused(make), Ok)).collect::<Result<Vec<_>>>()?;
-        let row = u64::from(padded_rows(plan.vocab)) * 4;
-        let rows = (RETURNED / row).clamp(1, scratch.outputs.into());
+        let logits = u64::from(scratch.outputs) * u64::from(padded_rows(plan.vocab)) * 4;
         let choices: u64 = plan.steps.iter().map(|s| u64::from(routes(plan, s)) * 4).sum();
         let ids = plan.steps.iter().map(|s| u64::from(scratch.batch) * u64::from(routes(plan, s)) * 4).max().unwrap_or(0);
-        let results = Latch::BYTES + choices + (rows * row).max(16 + 8 * MAX_CANDIDATES as u64).max(ids);
-        Ok(Memory {
-            choices: make.storage("choices", choices)?,
-            results: make.readback(results)?,
-            rows: u32::try_from(rows).unwrap_or(u32::MAX),
-            scratch,
-            caches,
-        })
+        let results = Latch::BYTES + choices + logits.max(16 + 8 * MAX_CANDIDATES as u64).max(ids);
+        Ok(Memory { choices: make.storage("choices", choices)?, results: make.readback(results)?, scratch, caches })
     }
 }
 

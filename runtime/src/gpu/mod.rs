@@ -2,6 +2,7 @@
 //!
 //! * [`adapters`] and `device`: what there is, and one of them open;
 //! * `weights` and `slabs`: dense tensors and experts on the device, in the file's own layout;
+//! * `arithmetic` and `measure`: how quantised weights are multiplied, by what is fastest on the device;
 //! * `lower`: each step of the plan as a few dispatches, their buffers bound once;
 //! * `program`: those dispatches, recorded anew for every batch with parameters that follow from it;
 //! * `run`: one conversation: caches, batches, results.
@@ -10,6 +11,7 @@
 //! never depends on timing.
 
 mod adapter;
+mod arithmetic;
 mod backing;
 mod budget;
 mod cache;
@@ -19,6 +21,7 @@ mod device;
 mod import;
 mod latch;
 mod lower;
+mod measure;
 mod memory;
 mod meter;
 mod paged;
@@ -37,6 +40,7 @@ mod weights;
 use std::sync::Arc;
 
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
+pub use arithmetic::Arithmetic;
 
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
@@ -67,6 +71,9 @@ pub struct GpuOptions {
     pub binding_limit: Option<u64>,
     /// Use subgroup operations where the device has them.
     pub subgroups: bool,
+    /// How products with q8 and q4 weights are computed. By default what a measurement of about a tenth of a second finds fastest; on a
+    /// software adapter, f32.
+    pub arithmetic: Option<Arithmetic>,
     /// Bytes that everything together may take: weights, caches of all runs, working memory, slots of experts. `None`: as many as it takes
     /// to hold the whole model.
     pub budget: Option<u64>,
@@ -88,6 +95,7 @@ impl Default for GpuOptions {
             adapter: AdapterChoice::Hardware,
             binding_limit: None,
             subgroups: true,
+            arithmetic: None,
             budget: None,
             placement: Placement::default(),
             policy: Policy::default(),
@@ -125,9 +133,19 @@ impl GpuModel {
     /// Opens a device, uploads everything and compiles every kernel the plan needs.
     ///
     /// # Errors
-    /// When there is no such device, it lacks room, or a driver refuses a kernel.
+    /// When there is no such device, it lacks room or the arithmetic asked for, or a driver refuses a kernel.
     pub fn new(bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
-        GpuModel::load(Device::open(options)?, bundle, options)
+        let mut device = Device::open(options)?;
+        device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
+        let (measured, arithmetic) = (options.arithmetic.is_none(), device.arithmetic);
+        match GpuModel::load(device, bundle.clone(), options) {
+            // Not all kernels were measured, and a driver may refuse another one.
+            Err(e @ Error::Device(_)) if measured && arithmetic != Arithmetic::Float => {
+                tracing::warn!("trying again without {arithmetic} arithmetic: {e}");
+                GpuModel::new(bundle, &GpuOptions { arithmetic: Some(Arithmetic::Float), ..options.clone() })
+            }
+            result => result,
+        }
     }
 
     fn load(device: Device, bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
@@ -179,11 +197,15 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         hotset_shaders::Lanes::Subgroup => format!("subgroups of {}", adapter.subgroup.1),
         hotset_shaders::Lanes::Workgroup => "no subgroups".into(),
     };
+    let products = match arithmetic::quantised(&loaded.bundle) {
+        Some(_) => format!(", {} products", loaded.device.arithmetic),
+        None => String::new(),
+    };
     let rows: u64 =
         plan.states.iter().map(|s| u64::from(s.kv_heads) * u64::from(s.head_dim.next_multiple_of(4)) * if s.tied { 1 } else { 2 }).sum();
     let (dispatches_per_step, dispatches_per_token) = run.dispatches();
     Report {
-        device: format!("{}, {}, {lanes}", adapter.name, adapter.backend),
+        device: format!("{}, {}, {lanes}{products}", adapter.name, adapter.backend),
         kind: "gpu",
         device_bytes: loaded.weights.bytes()
             + match &loaded.experts {

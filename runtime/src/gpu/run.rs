@@ -98,10 +98,13 @@ impl GpuRun {
     fn pass(&mut self, frame: &Frame) -> Result<Vec<u8>> {
         let model = self.model.clone();
         match &model.experts {
-            Experts::Resident(_) => self.straight(frame),
+            Experts::Resident(_) => {
+                let bytes = self.straight(frame)?;
+                self.rows(frame, bytes)
+            }
             Experts::Paged(paged) => {
                 let mut pager = paged.lock();
-                let done = self.paged(paged, &mut pager, frame);
+                let done = self.paged(paged, &mut pager, frame).and_then(|bytes| self.rows(frame, bytes));
                 paged.note_pass(&pager);
                 drop(pager);
                 let caught_up = paged.catch_up(&model.device);
@@ -127,6 +130,8 @@ impl GpuRun {
     /// All steps in one go: for experts that are all there.
     fn straight(&self, frame: &Frame) -> Result<Vec<u8>> {
         let mut recording = Recording::new(&self.model.device);
+        // An error may have left it closed.
+        recording.release();
         recording.run(std::iter::once(&self.programs.embed).chain(self.programs.steps.iter().flat_map(|s| s.all())), frame);
         let bytes = self.finish(&mut recording, frame);
         self.returned(&mut recording, bytes)
@@ -137,22 +142,38 @@ impl GpuRun {
         Latch::BYTES + self.memory.choices.size()
     }
 
-    /// Records both ends of what `frame` asks for; how many bytes of results it makes.
+    /// Records the head of what `frame` asks for, as many rows as it takes at a time; how many bytes of results that makes.
     pub(super) fn finish(&self, recording: &mut Recording<'_>, frame: &Frame) -> u64 {
-        let (m, head) = (&self.memory, self.head());
-        if frame.outputs > 0 {
-            recording.run([&self.programs.head], frame);
+        if frame.candidates == 0 {
+            return self.some_rows(recording, frame, 0);
         }
-        let (from, bytes) = if frame.candidates > 0 {
-            recording.run([&self.programs.best], frame);
-            (&m.scratch.best, 16 + 8 * u64::from(frame.candidates))
-        } else {
-            (&m.scratch.logits, u64::from(frame.outputs.min(m.rows)) * self.row())
-        };
-        if bytes > 0 {
-            recording.copy((from, 0), (&m.results, head), bytes);
+        let bytes = 16 + 8 * u64::from(frame.candidates);
+        recording.run([&self.programs.head, &self.programs.best], frame);
+        recording.copy((&self.memory.scratch.best, 0), (&self.memory.results, self.head()), bytes);
+        bytes
+    }
+
+    /// Records the head from row `first` of the logits that `frame` asks for, as many rows as it takes at a time.
+    fn some_rows(&self, recording: &mut Recording<'_>, frame: &Frame, first: u32) -> u64 {
+        let outputs = (frame.outputs - first).min(self.memory.scratch.outputs);
+        let bytes = u64::from(outputs) * u64::from(padded_rows(self.model.bundle.plan().vocab)) * 4;
+        if outputs > 0 {
+            let tokens = frame.tokens - frame.outputs + first + outputs;
+            recording.run([&self.programs.head], &Frame { tokens, outputs, ..frame.clone() });
+            recording.copy((&self.memory.scratch.logits, 0), (&self.memory.results, self.head()), bytes);
         }
         bytes
+    }
+
+    /// All rows of logits, the first of which have come already.
+    fn rows(&self, frame: &Frame, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let some = self.memory.scratch.outputs;
+        for first in (some..frame.outputs).step_by(some as usize) {
+            let mut recording = Recording::new(&self.model.device);
+            let more = self.some_rows(&mut recording, frame, first);
+            bytes.extend(self.returned(&mut recording, more)?);
+        }
+        Ok(bytes)
     }
 
     /// Submits, waits, and returns the results.
@@ -165,26 +186,13 @@ impl GpuRun {
         self.model.device.read(&self.memory.results, self.head()..self.head() + bytes)
     }
 
-    /// Bytes of a row of logits with its padding.
-    fn row(&self) -> u64 {
-        u64::from(padded_rows(self.model.bundle.plan().vocab)) * 4
-    }
-
     /// Runs a batch and returns its rows of logits, without padding.
     fn logits(&mut self, frame: &Frame) -> Result<Vec<f32>> {
-        let mut bytes = self.pass(frame)?;
-        // What did not fit the way back comes in more turns.
-        let (row, rows) = (self.row(), self.memory.rows);
-        for first in (rows..frame.outputs).step_by(rows as usize) {
-            let more = u64::from(rows.min(frame.outputs - first)) * row;
-            let mut recording = Recording::new(&self.model.device);
-            recording.copy((&self.memory.scratch.logits, u64::from(first) * row), (&self.memory.results, self.head()), more);
-            bytes.extend(self.returned(&mut recording, more)?);
-        }
-        let vocab = self.model.bundle.plan().vocab as usize;
+        let bytes = self.pass(frame)?;
+        let vocab = self.model.bundle.plan().vocab;
         let values: Vec<f32> = bytes.as_chunks().0.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        let logits: Vec<f32> =
-            values.chunks(padded_rows(self.model.bundle.plan().vocab) as usize).flat_map(|r| &r[..vocab]).copied().collect();
+        let rows = values.chunks(padded_rows(vocab) as usize);
+        let logits: Vec<f32> = rows.flat_map(|r| &r[..vocab as usize]).copied().collect();
         if logits.iter().all(|v| v.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
     }
 
@@ -253,8 +261,7 @@ impl Run for GpuRun {
         if (!self.options.slide && end > self.options.context) || u32::try_from(end).is_err() {
             return Err(Error::Context { needed: end, available: self.options.context });
         }
-        let scratch = &self.memory.scratch;
-        let batch = if matches!(want, Want::All) { scratch.outputs } else { scratch.batch } as usize;
+        let batch = self.memory.scratch.batch as usize;
         let mut output = Output::Nothing;
         let mut position = self.position;
         for part in tokens.chunks(batch) {

@@ -15,8 +15,8 @@ const BATCH: u64 = 256;
 pub(super) const SPLITS: u32 = 16;
 /// Most slices of the vocabulary, as in `best_merge`.
 const SLICES: u32 = 1024;
-/// Most bytes of logits held at once.
-const LOGITS: u64 = 64 << 20;
+/// Most bytes of logits held at once, unless a single row takes more.
+const LOGITS: u64 = 8 << 20;
 
 /// f32 elements of a row that feeds a product.
 pub(super) fn row(columns: u32) -> u32 {
@@ -71,7 +71,7 @@ impl Projected {
 pub(super) struct Scratch<B = wgpu::Buffer> {
     /// Tokens of a batch.
     pub(super) batch: u32,
-    /// Tokens whose logits fit.
+    /// Tokens whose logits fit; the head takes as many at a time.
     pub(super) outputs: u32,
     pub(super) tokens: B,        // [T] u32
     pub(super) turns: B,         // for each rotation [T, pairs] cosine and sine

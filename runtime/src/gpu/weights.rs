@@ -22,6 +22,8 @@ pub(super) struct Window {
     pub(super) codec: shaders::Codec,
     /// Chunks of 8 columns in a row.
     pub(super) chunks: u32,
+    /// Columns without padding.
+    pub(super) columns: u32,
     pub(super) parts: Vec<Part>,
 }
 
@@ -190,7 +192,8 @@ fn window(device: &Device, pieces: Vec<(usize, Matrix<'_>, usize, usize)>) -> Re
         upload.write(&buffer, at as u64, bytes)?;
     }
     upload.finish()?;
-    Ok(Window { buffer, codec: codec(layout.codec), chunks: units(layout.padded_cols() as u64 / 8 * VEC4)?, parts })
+    let (chunks, columns) = (units(layout.padded_cols() as u64 / 8 * VEC4)?, units(layout.cols as u64 * VEC4)?);
+    Ok(Window { buffer, codec: codec(layout.codec), chunks, columns, parts })
 }
 
 fn to_f32<'a>(m: Matrix<'_>) -> Result<Source<'a>> {

@@ -7,19 +7,16 @@ struct Block {
     hi: mat4x4f, // columns 4..8
 }
 
-#ifdef CODEC_F32
+#ifdef CODEC_F32 PRODUCT_F32
 #import codec_f32
 #endif
-#ifdef CODEC_F16
+#ifdef CODEC_F16 PRODUCT_F16 CODEC_BF16 PRODUCT_BF16
 #import codec_half
 #endif
-#ifdef CODEC_BF16
-#import codec_half
-#endif
-#ifdef CODEC_Q8
+#ifdef CODEC_Q8 PRODUCT_Q8 PRODUCT_Q8INT8 PRODUCT_Q8HALF
 #import codec_q8
 #endif
-#ifdef CODEC_Q4
+#ifdef CODEC_Q4 PRODUCT_Q4 PRODUCT_Q4INT8 PRODUCT_Q4HALF
 #import codec_q4
 #endif
 

@@ -13,7 +13,7 @@ fn block(at: u32) -> Block {
 // Two columns of four rows.
 fn pair(at: u32) -> mat2x4f {
     let w = weights[at];
-#ifdef CODEC_F16
+#ifdef CODEC_F16 PRODUCT_F16
     return transpose(mat4x2f(unpack2x16float(w.x), unpack2x16float(w.y), unpack2x16float(w.z), unpack2x16float(w.w)));
 #else
     return mat2x4f(bitcast<vec4f>(w << vec4u(16u)), bitcast<vec4f>(w & vec4u(0xffff0000u)));

@@ -2,54 +2,16 @@
 // Four panels share the reads of x; one gives more workgroups. The importing kernel binds `weights: array<vec4u>` and `x: array<vec4f>`.
 #import codec
 
-// `words`, `scales`: where each panel begins, in vec4; `base`: where x begins, in vec4.
 #ifdef PANELS_FOUR
 const PANELS = 4u;
 alias Sums = mat4x4f; // a column for each panel
-
-fn dot_panels(words: vec4u, scales: vec4u, chunks: u32, base: u32, n: u32) -> Sums {
-    let quad = n & 3u;
-    var sum = Sums();
-    for (var g = n >> 2u; g < (chunks >> 2u); g += 16u) {
-        var part = Sums();
-        for (var c = 4u * g; c < 4u * g + 4u; c++) {
-            let lo = x[base + 2u * c];
-            let hi = x[base + 2u * c + 1u];
-            let at = words + c * LINES * 4u + quad;
-            part += Sums(times(at.x, lo, hi), times(at.y, lo, hi), times(at.z, lo, hi), times(at.w, lo, hi));
-        }
-        if SCALED {
-            part[0] *= scale(scales.x, g, quad);
-            part[1] *= scale(scales.y, g, quad);
-            part[2] *= scale(scales.z, g, quad);
-            part[3] *= scale(scales.w, g, quad);
-        }
-        sum += part;
-    }
-    return sum;
-}
 #else
 const PANELS = 1u;
 alias Sums = vec4f;
-
-fn dot_panels(words: vec4u, scales: vec4u, chunks: u32, base: u32, n: u32) -> Sums {
-    let quad = n & 3u;
-    var sum = Sums();
-    for (var g = n >> 2u; g < (chunks >> 2u); g += 16u) {
-        var part = Sums();
-        for (var c = 4u * g; c < 4u * g + 4u; c++) {
-            part += times(words.x + c * LINES * 4u + quad, x[base + 2u * c], x[base + 2u * c + 1u]);
-        }
-        if SCALED {
-            part *= scale(scales.x, g, quad);
-        }
-        sum += part;
-    }
-    return sum;
-}
 #endif
 
-fn times(at: u32, lo: vec4f, hi: vec4f) -> vec4f {
-    let b = block(at);
-    return b.lo * lo + b.hi * hi;
-}
+#ifdef PRODUCT_Q8INT8 PRODUCT_Q4INT8 PRODUCT_Q8HALF PRODUCT_Q4HALF
+#import dot_prepared
+#else
+#import dot_float
+#endif

@@ -8,6 +8,7 @@ struct Params {
     first: Matrix, // the only one, or the gate
     second: Matrix, // gated: up
     chunks: u32, // of 8 columns in a row
+    columns: u32, // that mean something
     panels: u32,
     activation: u32,
     routes: u32, // of all tokens: entries of `ids`

@@ -10,6 +10,7 @@ struct Segment {
 
 struct Params {
     chunks: u32, // of 8 columns in a row
+    columns: u32, // that mean something
     base: u32, // first token's row of x, in vec4
     x_stride: u32, // between tokens, in vec4
     tokens: u32,

@@ -80,6 +80,7 @@ impl Lower<'_> {
             for parts in window.parts.chunks(3) {
                 let mut params = dense_vec::Params {
                     chunks: window.chunks,
+                    columns: window.columns,
                     x_stride: p.x_stride,
                     activation: activation(p.activation),
                     scale: p.scale,
@@ -112,14 +113,15 @@ impl Lower<'_> {
         let (weights, vectors, x, y) = (all(&window.buffer), all(self.weights.vectors()), all(p.x), all(p.y));
         let (span, x_stride) = (p.span, p.x_stride);
         let (group, groups) = self.panels(panels, 1);
+        let kind = self.device.arithmetic.product(window.codec);
         let few = dense_vec::Buffers { weights: weights.clone(), vectors: vectors.clone(), x: x.clone(), y: y.clone() };
-        program.push(self.device, dense_vec::kernel(window.codec, self.device.lanes, form, group), few, move |frame| {
+        program.push(self.device, dense_vec::kernel(kind, self.device.lanes, form, group), few, move |frame| {
             let (first, tokens) = span.of(frame);
             (1..=FEW).contains(&tokens).then_some((dense_vec::Params { base: first * x_stride, tokens, ..params }, folded(groups, tokens)))
         })?;
         let many = dense_mat::Buffers { weights, vectors, x, y };
         let columns = panels.div_ceil(if p.gated { 2 } else { 4 });
-        program.push(self.device, dense_mat::kernel(window.codec, form), many, move |frame| {
+        program.push(self.device, dense_mat::kernel(kind, form), many, move |frame| {
             let (first, tokens) = span.of(frame);
             // The two kernels share their interface.
             let params: dense_mat::Params = bytemuck::must_cast(dense_vec::Params { base: first * x_stride, tokens, ..params });
@@ -133,7 +135,7 @@ impl Lower<'_> {
         let second = e.second.map_or(Ok(first), |r| self.matrix(e.pool, r))?;
         let form = if e.second.is_some() { Form::Gated } else { Form::Plain };
         let (routes, experts) = (e.routes, pool.experts());
-        let (codec, s) = (codec(pool.codec), self.scratch);
+        let (kind, s) = (self.device.arithmetic.product(codec(pool.codec)), self.scratch);
         let (group, groups) = self.panels(first.panels, routes);
         let tables = [slab.table, slab.table + self.slabs.late];
         for window in &slab.windows {
@@ -141,6 +143,7 @@ impl Lower<'_> {
                 first: expert_vec::Matrix { words: first.words, scales: first.scales },
                 second: expert_vec::Matrix { words: second.words, scales: second.scales },
                 chunks: first.chunks,
+                columns: first.columns,
                 panels: first.panels,
                 activation: activation(e.activation),
                 routes: 0,
@@ -156,14 +159,14 @@ impl Lower<'_> {
             let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x), all(e.y));
             let few =
                 expert_vec::Buffers { weights: weights.clone(), slot_of: slot_of.clone(), ids: ids.clone(), x: x.clone(), y: y.clone() };
-            program.push(self.device, expert_vec::kernel(codec, self.device.lanes, form, group), few, move |frame| {
+            program.push(self.device, expert_vec::kernel(kind, self.device.lanes, form, group), few, move |frame| {
                 let table = tables[usize::from(frame.late)];
                 let params = expert_vec::Params { routes: frame.tokens * routes, table, ..params };
                 (frame.tokens <= FEW).then_some((params, [groups, params.routes, 1]))
             })?;
             let many = expert_mat::Buffers { weights, slot_of, ids, x, y, sorted: all(&s.sorted), tiles: all(&s.tiles) };
             let columns = first.panels.div_ceil(if e.second.is_some() { 2 } else { 4 });
-            program.push(self.device, expert_mat::kernel(codec, form), many, move |frame| {
+            program.push(self.device, expert_mat::kernel(kind, form), many, move |frame| {
                 let total = frame.tokens * routes;
                 let params = bytemuck::must_cast(expert_vec::Params { routes: total, table: tables[usize::from(frame.late)], ..params });
                 (frame.tokens > FEW).then_some((params, [columns, total / 32 + experts.min(total), 1]))
@@ -190,6 +193,7 @@ impl Lower<'_> {
             words: units(at as u64)?,
             scales: units((at + layout.scales_at()) as u64)?,
             chunks: units(layout.padded_cols() as u64 * 2)?,
+            columns: units(layout.cols as u64 * 16)?,
             panels: units(layout.panels() as u64 * 16)?,
         })
     }
@@ -201,5 +205,7 @@ struct RecordMatrix {
     scales: u32,
     /// Of 8 columns in a row.
     chunks: u32,
+    /// Without padding.
+    columns: u32,
     panels: u32,
 }
