@@ -17,16 +17,21 @@ pub(crate) struct Interface {
 pub(crate) fn interface(module: &Module, kernel: &str) -> Result<Interface, String> {
     let entry = module.entry_points.iter().find(|e| e.name == "main").ok_or("no entry point `main`")?;
     let mut buffers = Vec::new();
-    let mut params = None;
+    let (mut params, mut latch) = (None, None);
     for (_, v) in module.global_variables.iter() {
         let name = v.name.clone().unwrap_or_default();
         match (v.space, &v.binding) {
             (AddressSpace::Storage { access }, Some(b)) if b.group == 0 => {
                 buffers.push((b.binding, name, access.contains(StorageAccess::STORE)));
             }
+            (AddressSpace::Storage { access }, Some(b)) if (b.group, b.binding, name.as_str()) == (1, 0, "latch") => {
+                latch = Some(access.contains(StorageAccess::STORE));
+            }
             (AddressSpace::Immediate, _) => params = Some(v.ty),
             (AddressSpace::WorkGroup | AddressSpace::Private, _) => {}
-            (space, _) => return Err(format!("variable {name:?} in {space:?}; kernels use storage buffers of group 0 and immediates")),
+            (space, _) => {
+                return Err(format!("variable {name:?} in {space:?}; kernels use storage buffers of group 0, the latch, and immediates"));
+            }
         }
     }
     buffers.sort();
@@ -34,6 +39,8 @@ pub(crate) fn interface(module: &Module, kernel: &str) -> Result<Interface, Stri
         return Err(format!("bindings are not 0..{}: {buffers:?}", buffers.len()));
     }
     let params = params.ok_or("no immediates called `params`")?;
+    let latch = latch.ok_or("it does not look at the latch")?;
+    let of = |write: bool| if write { "Access::ReadWrite" } else { "Access::Read" };
 
     let mut rust = String::new();
     let n = buffers.len();
@@ -42,11 +49,12 @@ pub(crate) fn interface(module: &Module, kernel: &str) -> Result<Interface, Stri
         let _ = writeln!(rust, "    /// Binding {i}, {}.\n    pub {name}: B,", if *write { "read and written" } else { "read" });
     }
     let list = buffers.iter().map(|b| format!("self.{}", b.1)).collect::<Vec<_>>().join(", ");
-    let access = buffers.iter().map(|b| if b.2 { "Access::ReadWrite" } else { "Access::Read" }).collect::<Vec<_>>().join(", ");
+    let access = buffers.iter().map(|b| of(b.2)).collect::<Vec<_>>().join(", ");
     let _ = writeln!(
         rust,
-        "}}\n\nimpl<B> super::Buffers<B> for Buffers<B> {{\n    const ACCESS: &'static [Access] = &[{access}];\n    type Params = Params;\n\
-         \x20   fn list(self) -> impl Iterator<Item = B> {{\n        <[B; {n}]>::into_iter([{list}])\n    }}\n}}\n"
+        "}}\n\nimpl<B> super::Buffers<B> for Buffers<B> {{\n    const ACCESS: &'static [Access] = &[{access}];\n    const LATCH: Access = {};\n    type Params = Params;\n\
+         \x20   fn list(self) -> impl Iterator<Item = B> {{\n        <[B; {n}]>::into_iter([{list}])\n    }}\n}}\n",
+        of(latch)
     );
     structs(module, params, "Params", &mut rust, &mut Vec::new())?;
     Ok(Interface { rust, workgroup: entry.workgroup_size })

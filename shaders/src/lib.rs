@@ -36,6 +36,8 @@ pub struct Variant {
 pub trait Buffers<B> {
     /// The use of each, in order of binding; all are storage buffers of group 0.
     const ACCESS: &'static [Access];
+    /// The use of the latch, the one storage buffer of group 1, which all kernels share.
+    const LATCH: Access;
     /// The kernel's immediates.
     type Params: bytemuck::Pod;
     /// The buffers in order of binding.

@@ -1,5 +1,6 @@
 // Attention of one query head over one split of the visible keys, newest first, in blocks of 256.
 // A workgroup per query head, split and query row_set. With one split the result is final, else `merge` follows.
+#import latch
 const LANES = 64u;
 #import sum_max
 
@@ -35,6 +36,9 @@ var<workgroup> slices: array<vec4f, LANES>; // [slices, wide]: what each slice o
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let head = group.x / params.splits;
     let split = group.x % params.splits;
     let row_set = group.y;

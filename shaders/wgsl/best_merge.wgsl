@@ -1,4 +1,5 @@
 // Merges the slices' sorted candidates and adds up log Σ exp: one workgroup.
+#import latch
 const LANES = 64u;
 #import sum_max
 #import best
@@ -28,6 +29,9 @@ var<workgroup> cursors: array<u32, SLICES>; // next candidate of each slice
 
 @compute @workgroup_size(64)
 fn main(lane: Lane) {
+    if stalled() {
+        return;
+    }
     var top = -3.4028234e38;
     var bad = 0.0;
     for (var s = lane.index; s < params.slices; s += LANES) {

@@ -1,4 +1,5 @@
 // The best tokens of one slice of the vocabulary, and the slice's share of log Σ exp: a workgroup per slice.
+#import latch
 const LANES = 64u;
 #import sum_max
 #import best
@@ -18,6 +19,9 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let start = group.x * params.slice;
     let end = min(start + params.slice, params.vocab);
     var top = -3.4028234e38;

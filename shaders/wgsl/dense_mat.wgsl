@@ -1,10 +1,14 @@
 // Matrix times many vectors; the same arithmetic as `dense_vec`. A workgroup per 32 tokens and 4 panels (gated: 2 panels of both).
+#import latch
 #import tile
 #import segments
 #import activation
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u) {
+    if stalled() {
+        return;
+    }
     let r = n & 7u;
     let t = n >> 3u;
     let token = group.y * TILE;

@@ -1,5 +1,6 @@
 // Matrix times vector, for each of a few tokens: a workgroup per token and one or four panels.
 // Plain: y = scale · activation(W x + b) for up to three matrices. Gated: y = activation(G x + g) ⊙ (U x + u).
+#import latch
 #import dot
 #import segments
 #import activation
@@ -9,6 +10,9 @@ const LANES = 64u;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u) {
+    if stalled() {
+        return;
+    }
     // Workgroups are folded over x and z where there are more than one dimension holds.
     let first = (group.z * groups.x + group.x) * PANELS;
     let token = group.y;

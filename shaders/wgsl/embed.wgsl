@@ -1,4 +1,5 @@
 // x = scale · table[token]: a workgroup per token. The table may be cut into windows of whole panels, one dispatch for each.
+#import latch
 #import codec
 
 struct Params {
@@ -19,6 +20,9 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let row = tokens[group.x] - params.first;
     if row >= params.rows {
         return;

@@ -1,5 +1,6 @@
 // Each expert's matrix times all vectors routed to it; the same arithmetic as `expert_vec`.
 // A workgroup per tile (32 routes of one expert) and 4 panels (gated: 2 panels of both matrices).
+#import latch
 #import tile
 #import experts
 #import activation
@@ -9,6 +10,9 @@
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: vec3u) {
+    if stalled_but(params.early) {
+        return;
+    }
     if group.y >= tiles[0].x {
         return;
     }

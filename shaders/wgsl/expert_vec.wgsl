@@ -1,5 +1,6 @@
 // Each route's expert matrix times the route's vector: a workgroup per route and one or four panels.
 // Plain: y = activation(W x). Gated: y = activation(G x) ⊙ U x.
+#import latch
 #import dot
 #import experts
 #import activation
@@ -9,6 +10,9 @@ const LANES = 64u;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if stalled_but(params.early) {
+        return;
+    }
     let first = group.x * PANELS;
     let route = group.y;
     let slot = slot(ids[route]);

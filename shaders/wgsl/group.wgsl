@@ -1,5 +1,6 @@
 // Sorts the routes of a batch by expert and cuts each expert's list into tiles of 32: one workgroup, no atomics, so that the order
 // never depends on timing.
+#import latch
 const LANES = 256u;
 const TILE = 32u;
 
@@ -17,6 +18,9 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) lane: u32) {
+    if stalled() {
+        return;
+    }
     for (var e = lane; e < params.experts; e += LANES) {
         var count = 0u;
         for (var r = 0u; r < params.routes; r++) {

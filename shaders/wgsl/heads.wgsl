@@ -1,5 +1,6 @@
 // From projections to queries and cache rows: normalise, clip, rotate, store. A workgroup per token and unit, where a unit is what is
 // normalised together: one head, or all heads of a query set, of the keys, of the values.
+#import latch
 const LANES = 64u;
 #import sum_max
 
@@ -52,6 +53,9 @@ const VALUE = 2u;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let token = group.y;
     let q_units = select(params.heads, 1u, params.q_norm.full == 1u) * params.routes;
     let k_units = select(params.kv_heads, 1u, params.k_norm.full == 1u);

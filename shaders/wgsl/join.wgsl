@@ -1,5 +1,6 @@
 // What joins the parts of a step and prepares the next one: a workgroup per token.
 // x += scale · (Σ weight · routed + σ(gate) · dense + bias), then a = norm(x). Each part may be absent.
+#import latch
 const LANES = 256u;
 #import sum_max
 
@@ -36,6 +37,9 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(256)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let token = params.first + group.x;
     let row = token * params.stride;
     let n = (params.width + 3u) / 4u;

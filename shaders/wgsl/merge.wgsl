@@ -1,4 +1,5 @@
 // Combines the splits of a query head, newest first: a workgroup per query head and set.
+#import latch
 struct Params {
     heads: u32,
     head_dim: u32,
@@ -14,6 +15,9 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group: vec3u) {
+    if stalled() {
+        return;
+    }
     let first = (group.y * params.heads + group.x) * params.splits;
 #ifdef KIND_SOFTMAX
     var top = stats[first].x;

@@ -17,19 +17,37 @@ struct Params {
     scale: f32,
     cosine: u32, // elements of a token's `hidden` by whose length logits are divided; 0: they are not
     hidden_stride: u32,
+    table: u32, // the pool's first entry of `slot_of`
+    latch: u32, // what a missing expert sets the latch to; 0: nobody waits for it
+    choice: u32, // where `choices` takes this one, or NONE
 }
 
 var<immediate> params: Params;
 
 @group(0) @binding(0) var<storage, read> logits: array<f32>; // [tokens, padded experts]
 @group(0) @binding(1) var<storage, read> hidden: array<f32>; // [tokens, padded G]
-@group(0) @binding(2) var<storage, read_write> ids: array<u32>; // [tokens, k]
-@group(0) @binding(3) var<storage, read_write> weights: array<f32>; // [tokens, k]
+@group(0) @binding(2) var<storage, read> slot_of: array<u32>; // [pool, expert]
+@group(0) @binding(3) var<storage, read_write> ids: array<u32>; // [tokens, k]
+@group(0) @binding(4) var<storage, read_write> weights: array<f32>; // [tokens, k]
+@group(0) @binding(5) var<storage, read_write> choices: array<u32>; // for each step, what a single token chose
+
+// The latch as others see it, see `latch`.
+@group(1) @binding(0) var<storage, read_write> latch: array<atomic<u32>, 4>;
+
+const NONE = 0xffffffffu;
+const MISSING = 0xffffffffu; // in `slot_of`
 
 var<workgroup> chosen: array<f32, 64>; // their logits
+var<workgroup> stopped: bool;
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
+    if lane.index == 0u {
+        stopped = atomicLoad(&latch[0]) != 0u;
+    }
+    if workgroupUniformLoad(&stopped) {
+        return;
+    }
     let row = group.x * params.stride;
     var factor = 1.0;
     if params.cosine > 0u {
@@ -52,8 +70,15 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
         last = best_all(lane, mine);
         if lane.index == 0u {
             // Only numbers that are not finite leave nobody; the logits will say so.
-            ids[group.x * params.k + j] = min(last.id, params.experts - 1u);
+            let id = min(last.id, params.experts - 1u);
+            ids[group.x * params.k + j] = id;
             chosen[j] = last.value * factor;
+            if params.choice != NONE {
+                choices[params.choice + j] = id;
+            }
+            if params.latch != 0u && slot_of[params.table + id] == MISSING {
+                atomicStore(&latch[0], params.latch);
+            }
         }
     }
     workgroupBarrier();

@@ -53,11 +53,9 @@ impl Source {
         let whole = at.is_multiple_of(BLOCK as u64) && to.len().is_multiple_of(BLOCK);
         match self.direct.as_ref().filter(|_| direct && whole) {
             None => read_at(&self.file, at, to),
-            // Some file systems accept the flag and then refuse to read.
-            Some(file) => match read_at(file, at, to) {
-                Err(e) if e.kind() == io::ErrorKind::InvalidInput => read_at(&self.file, at, to),
-                other => other,
-            },
+            // Some file systems accept the flag and then refuse to read, some devices have memory that disks cannot write to by themselves,
+            // and a disk that fails fails twice.
+            Some(file) => read_at(file, at, to).or_else(|_| read_at(&self.file, at, to)),
         }
     }
 }

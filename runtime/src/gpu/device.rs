@@ -1,11 +1,14 @@
 //! One open device: buffers, pipelines, waiting, and turning what goes wrong into errors.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hotset_shaders::{Access, Buffers, Kernel, Lanes, Variant};
 
 use super::adapter::{self, AdapterReport};
+use super::latch::Latch;
+use super::meter::Meter;
 use super::{AdapterChoice, Arithmetic, GpuOptions};
 use crate::error::{Error, Result};
 
@@ -21,6 +24,8 @@ pub(super) struct Device {
     pub(super) binding: u64,
     /// How lanes of a workgroup reduce.
     pub(super) lanes: Lanes,
+    pub(super) latch: Latch,
+    pub(super) meter: Meter,
     /// Whether it computes in half precision.
     pub(super) half: bool,
     /// How products with quantised weights are computed.
@@ -33,10 +38,17 @@ pub(super) struct Device {
 /// A compiled kernel and the layout of its buffers.
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
+    /// How it uses the latch.
+    pub(super) latch: Access,
     layout: wgpu::BindGroupLayout,
 }
 
-fn failed(what: &str, e: impl std::fmt::Display) -> Error {
+/// Bytes that a buffer of `bytes` takes.
+pub(super) fn padded(bytes: u64) -> u64 {
+    bytes.max(16).next_multiple_of(16)
+}
+
+pub(super) fn failed(what: &str, e: impl std::fmt::Display) -> Error {
     Error::Device(format!("the GPU failed to {what}: {e}"))
 }
 
@@ -70,9 +82,21 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| uncaptured(e.to_string())));
         device.set_device_lost_callback(move |_, message| lost(format!("the device is lost: {message}")));
         let lanes = if subgroups { Lanes::Subgroup } else { Lanes::Workgroup };
+        let latch = Latch::new(&device);
         let half = features.contains(wgpu::Features::SHADER_F16);
-        let arithmetic = Arithmetic::Float;
-        Ok(Device { wgpu: device, queue, report, binding, lanes, half, arithmetic, pipelines: Mutex::default(), fault })
+        Ok(Device {
+            wgpu: device,
+            queue,
+            report,
+            binding,
+            lanes,
+            latch,
+            meter: Meter::default(),
+            half,
+            arithmetic: Arithmetic::Float,
+            pipelines: Mutex::default(),
+            fault,
+        })
     }
 
     /// The error that happened since the device was opened, if any. A device that failed once stays failed.
@@ -84,7 +108,7 @@ impl Device {
     }
 
     /// Runs `f`; what fails inside becomes an error that says what was tried.
-    fn guarded<T>(&self, what: &str, f: impl FnOnce() -> T) -> Result<T> {
+    pub(super) fn guarded<T>(&self, what: &str, f: impl FnOnce() -> T) -> Result<T> {
         let filters = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation];
         let scopes = filters.map(|f| self.wgpu.push_error_scope(f));
         let value = f();
@@ -113,8 +137,9 @@ impl Device {
         self.buffer("results", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
     }
 
-    fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-        let size = bytes.max(16).next_multiple_of(16);
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        let size = padded(bytes);
+        self.meter.made.add(1);
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         self.guarded(&format!("make room of {size} bytes for {label}"), || self.wgpu.create_buffer(&descriptor))
     }
@@ -126,11 +151,12 @@ impl Device {
             return Ok(p.clone());
         }
         let params = u32::try_from(size_of::<B::Params>()).unwrap_or(u32::MAX);
-        let pipeline = self.guarded(&format!("compile {}", kernel.variant.name), || self.compile(kernel.variant, B::ACCESS, params))?;
+        let pipeline =
+            self.guarded(&format!("compile {}", kernel.variant.name), || self.compile(kernel.variant, B::ACCESS, B::LATCH, params))?;
         Ok(pipelines.entry(kernel.variant.name).or_insert(Arc::new(pipeline)).clone())
     }
 
-    fn compile(&self, variant: &Variant, access: &[Access], immediate_size: u32) -> Pipeline {
+    fn compile(&self, variant: &Variant, access: &[Access], latch: Access, immediate_size: u32) -> Pipeline {
         let label = Some(variant.name);
         let entry = |(binding, a): (u32, &Access)| wgpu::BindGroupLayoutEntry {
             binding,
@@ -146,7 +172,7 @@ impl Device {
         let layout = self.wgpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
         let pipeline_layout = self.wgpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
-            bind_group_layouts: &[Some(&layout)],
+            bind_group_layouts: &[Some(&layout), Some(self.latch.layout(latch))],
             immediate_size,
         });
         let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(variant.wgsl.into()) };
@@ -165,7 +191,7 @@ impl Device {
             compilation_options: wgpu::PipelineCompilationOptions { constants: &[], zero_initialize_workgroup_memory: false },
             cache: None,
         });
-        Pipeline { pipeline, layout }
+        Pipeline { pipeline, latch, layout }
     }
 
     pub(super) fn bind<'a, B: Buffers<wgpu::BufferBinding<'a>>>(&self, pipeline: &Pipeline, buffers: B) -> Result<wgpu::BindGroup> {
@@ -174,18 +200,35 @@ impl Device {
             .map(|(binding, b)| wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(b) })
             .collect();
         let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+        self.meter.made.add(1);
         self.guarded("bind buffers", || self.wgpu.create_bind_group(&descriptor))
+    }
+
+    /// Hands commands to the GPU.
+    pub(super) fn submit(&self, commands: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.meter.submissions.add(1);
+        self.queue.submit([commands.finish()])
     }
 
     /// Waits until everything submitted so far is done.
     pub(super) fn wait(&self) -> Result<()> {
+        self.meter.synchronisations.add(1);
         self.wgpu.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed("finish its work", e))?;
         self.check()
     }
 
-    /// Waits, then copies the first `bytes` of a readback buffer.
-    pub(super) fn read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
-        let slice = buffer.slice(..bytes);
+    /// Waits until that submission is done.
+    pub(super) fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.meter.synchronisations.add(1);
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        self.wgpu.poll(wait).map_err(|e| failed("finish its work", e))?;
+        self.check()
+    }
+
+    /// Waits, then copies a range of a readback buffer.
+    pub(super) fn read(&self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
+        let bytes = range.end - range.start;
+        let slice = buffer.slice(range);
         let (sender, receiver) = std::sync::mpsc::channel();
         slice.map_async(wgpu::MapMode::Read, move |r| {
             // The receiver lives until the end of this function, which waits for this call.
@@ -195,6 +238,7 @@ impl Device {
         receiver.try_recv().map_err(|e| failed("return results", e))?.map_err(|e| failed("return results", e))?;
         let data = slice.get_mapped_range().map_err(|e| failed("return results", e))?.to_vec();
         buffer.unmap();
+        self.meter.bytes_returned.add(bytes);
         Ok(data)
     }
 }

@@ -12,13 +12,27 @@
 
 mod adapter;
 mod arithmetic;
+mod backing;
+mod budget;
+mod cache;
+mod decode;
 mod device;
+#[cfg(any(target_os = "linux", target_os = "android", windows))]
+mod import;
+mod latch;
 mod lower;
 mod measure;
+mod memory;
+mod meter;
+mod paged;
+mod pager;
+mod prefill;
 mod program;
 mod run;
 mod scratch;
 mod slabs;
+mod staged;
+mod table;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -28,15 +42,27 @@ use std::sync::Arc;
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
 pub use arithmetic::Arithmetic;
 
-use crate::bundle::Bundle;
-use crate::error::Result;
+use crate::bundle::{Bundle, Reading};
+use crate::error::{Error, Result};
+use crate::experts::Policy;
 use crate::model::{Model, Report, Run, RunOptions};
 use device::Device;
+use paged::Paged;
 use run::GpuRun;
 use slabs::Slabs;
 use weights::Weights;
 
-/// How to open a device.
+/// Where experts live when there is a budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// In as many slots as the budget pays for; the others are paged in when they are chosen. Changes no bit of any result.
+    #[default]
+    Paged,
+    /// All on the device; a budget that does not hold them is an error.
+    Resident,
+}
+
+/// How to open a device, and how much of it to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuOptions {
     /// Which one.
@@ -48,11 +74,35 @@ pub struct GpuOptions {
     /// How products with q8 and q4 weights are computed. By default what a measurement of about a tenth of a second finds fastest; on a
     /// software adapter, f32.
     pub arithmetic: Option<Arithmetic>,
+    /// Bytes that everything together may take: weights, caches of all runs, working memory, slots of experts. `None`: as many as it takes
+    /// to hold the whole model.
+    pub budget: Option<u64>,
+    /// What a budget means for experts.
+    pub placement: Placement,
+    /// Which expert leaves when another needs its slot.
+    pub policy: Policy,
+    /// How experts are brought from the file.
+    pub reading: Reading,
+    /// Reads experts straight into memory that the GPU shares with the CPU, where there is such memory.
+    pub import: bool,
+    /// How many steps that choose experts a token runs ahead of the CPU; by default as many as experience suggests.
+    pub run_ahead: Option<u32>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        GpuOptions { adapter: AdapterChoice::Hardware, binding_limit: None, subgroups: true, arithmetic: None }
+        GpuOptions {
+            adapter: AdapterChoice::Hardware,
+            binding_limit: None,
+            subgroups: true,
+            arithmetic: None,
+            budget: None,
+            placement: Placement::default(),
+            policy: Policy::default(),
+            reading: Reading::default(),
+            import: true,
+            run_ahead: None,
+        }
     }
 }
 
@@ -67,7 +117,16 @@ struct Loaded {
     bundle: Arc<Bundle>,
     device: Device,
     weights: Weights,
-    slabs: Slabs,
+    experts: Experts,
+    run_ahead: Option<u32>,
+}
+
+/// The experts on the device.
+enum Experts {
+    /// All of them.
+    Resident(Slabs),
+    /// As many as a budget allows.
+    Paged(Box<Paged>),
 }
 
 impl GpuModel {
@@ -79,9 +138,9 @@ impl GpuModel {
         let mut device = Device::open(options)?;
         device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
         let (measured, arithmetic) = (options.arithmetic.is_none(), device.arithmetic);
-        match GpuModel::load(device, bundle.clone()) {
+        match GpuModel::load(device, bundle.clone(), options) {
             // Not all kernels were measured, and a driver may refuse another one.
-            Err(e) if measured && arithmetic != Arithmetic::Float => {
+            Err(e @ Error::Device(_)) if measured && arithmetic != Arithmetic::Float => {
                 tracing::warn!("trying again without {arithmetic} arithmetic: {e}");
                 GpuModel::new(bundle, &GpuOptions { arithmetic: Some(Arithmetic::Float), ..options.clone() })
             }
@@ -89,13 +148,20 @@ impl GpuModel {
         }
     }
 
-    fn load(device: Device, bundle: Arc<Bundle>) -> Result<GpuModel> {
+    fn load(device: Device, bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
         let weights = Weights::new(&device, bundle.clone())?;
-        let slabs = Slabs::new(&device, &bundle)?;
-        let loaded = Arc::new(Loaded { bundle, device, weights, slabs });
+        let experts = match options.budget {
+            None => Experts::Resident(Slabs::resident(&device, &bundle)?),
+            Some(_) => Experts::Paged(Box::new(Paged::new(&device, &bundle, options)?)),
+        };
+        let loaded = Arc::new(Loaded { bundle, device, weights, experts, run_ahead: options.run_ahead });
         // Lowering is what uploads matrices and compiles kernels; a run of one token does it once for all.
         let first = GpuRun::new(loaded.clone(), RunOptions { context: 1, slide: false, stick_epsilon: 0.0 })?;
         let report = report(&loaded, &first);
+        drop(first);
+        if let (Experts::Paged(paged), Some(limit)) = (&loaded.experts, options.budget) {
+            paged.settle(&loaded.device, limit, loaded.weights.bytes())?;
+        }
         Ok(GpuModel { loaded, report })
     }
 }
@@ -106,7 +172,22 @@ impl Model for GpuModel {
     }
 
     fn report(&self) -> Report {
-        self.report.clone()
+        match &self.loaded.experts {
+            Experts::Resident(_) => self.report.clone(),
+            Experts::Paged(paged) => {
+                let (paging, slots) = paged.paging(&self.loaded.device);
+                Report { device_bytes: paging.fixed + slots, paging: Some(paging), ..self.report.clone() }
+            }
+        }
+    }
+
+    fn set_budget(&self, bytes: u64) -> Result<()> {
+        match &self.loaded.experts {
+            Experts::Resident(_) => {
+                Err(Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
+            }
+            Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
+        }
     }
 }
 
@@ -126,7 +207,11 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
     Report {
         device: format!("{}, {}, {lanes}{products}", adapter.name, adapter.backend),
         kind: "gpu",
-        device_bytes: loaded.weights.bytes() + loaded.slabs.bytes(),
+        device_bytes: loaded.weights.bytes()
+            + match &loaded.experts {
+                Experts::Resident(slabs) => slabs.bytes(),
+                Experts::Paged(_) => 0,
+            },
         cache_bytes_per_token: rows * 4,
         weight_bytes_per_token: loaded.bundle.weight_bytes_per_token(),
         dispatches_per_token,

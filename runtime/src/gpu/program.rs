@@ -22,6 +22,10 @@ pub(super) struct Frame {
     /// Candidates wanted.
     pub(super) candidates: u32,
     pub(super) inverse_temperature: f32,
+    /// A single token whose experts may be missing: it stops where one is, and leaves word of what it chose.
+    pub(super) latched: bool,
+    /// Experts compute only what the table's second half shows.
+    pub(super) late: bool,
 }
 
 /// Parameters and grid of one dispatch.
@@ -100,9 +104,13 @@ impl<'a> Recording<'a> {
                 self.submit();
             }
             let mut pass = self.encoder.begin_compute_pass(&Default::default());
+            let mut latch = None;
             for (d, call) in due.by_ref().take(Self::LENGTH - self.recorded) {
                 pass.set_pipeline(&d.pipeline.pipeline);
                 pass.set_bind_group(0, &d.buffers, &[]);
+                if latch.replace(d.pipeline.latch) != Some(d.pipeline.latch) {
+                    pass.set_bind_group(1, self.device.latch.group(d.pipeline.latch), &[]);
+                }
                 pass.set_immediates(0, &call.params[..call.len]);
                 let [x, y, z] = call.grid;
                 pass.dispatch_workgroups(x, y, z);
@@ -111,16 +119,21 @@ impl<'a> Recording<'a> {
         }
     }
 
-    /// Records a copy of the first `bytes` of `from` to the start of `to`.
-    pub(super) fn copy(&mut self, from: &wgpu::Buffer, to: &wgpu::Buffer, bytes: u64) {
-        self.encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
+    /// Records a copy of `bytes` bytes, from and to a place in a buffer.
+    pub(super) fn copy(&mut self, from: (&wgpu::Buffer, u64), to: (&wgpu::Buffer, u64), bytes: u64) {
+        self.encoder.copy_buffer_to_buffer(from.0, from.1, to.0, to.1, bytes);
+    }
+
+    /// Records that the latch opens.
+    pub(super) fn release(&mut self) {
+        self.encoder.clear_buffer(&self.device.latch.buffer, 0, None);
     }
 
     /// Hands what is recorded to the device and goes on with an empty recording.
-    pub(super) fn submit(&mut self) {
+    pub(super) fn submit(&mut self) -> wgpu::SubmissionIndex {
         let next = self.device.wgpu.create_command_encoder(&Default::default());
         let done = std::mem::replace(&mut self.encoder, next);
-        self.device.queue.submit([done.finish()]);
         self.recorded = 0;
+        self.device.submit(done)
     }
 }

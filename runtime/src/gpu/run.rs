@@ -2,94 +2,84 @@
 
 use std::sync::Arc;
 
-use super::Loaded;
-use super::device::Device;
+use super::latch::Latch;
 use super::lower::{Lower, Programs};
+use super::memory::Memory;
+use super::paged::Paged;
+use super::pager::Pager;
 use super::program::{Frame, Recording};
-use super::scratch::Scratch;
+use super::slabs::Slabs;
 use super::weights::padded_rows;
+use super::{Experts, Loaded};
 use crate::error::{Error, Result};
 use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Want};
-use crate::plan::{Attention, Plan, Work};
-
-/// Keys and values of one state.
-pub(super) struct Cache {
-    /// `[capacity, KV, h padded to 4]` f32.
-    pub(super) keys: wgpu::Buffer,
-    /// The same shape; a stand-in when the state is tied.
-    pub(super) values: wgpu::Buffer,
-    /// Rows; position `p` is in row `p % capacity`.
-    pub(super) capacity: u32,
-    /// Keys a query sees at most.
-    pub(super) window: u32,
-}
-
-impl Cache {
-    fn new(device: &Device, plan: &Plan, a: &Attention, options: RunOptions, batch: u32) -> Result<Cache> {
-        let state = &plan.states[a.state as usize];
-        let context = u32::try_from(options.context).map_err(|_| Error::Input(format!("a context of {} is too long", options.context)))?;
-        let window = a.window.unwrap_or(u32::MAX).min(if options.slide { context } else { u32::MAX });
-        // A ring must keep what the first query of a batch sees while the last key of the batch is written.
-        let ring = window.saturating_add(batch - 1);
-        let capacity = if options.slide { ring } else { ring.min(context) };
-        let row = u64::from(state.kv_heads) * u64::from(state.head_dim.next_multiple_of(4)) * 4;
-        let bytes = u64::from(capacity) * row;
-        if bytes > device.binding {
-            let longest = (device.binding / row).saturating_sub(u64::from(batch));
-            return Err(Error::Device(format!(
-                "a context of {context} takes a cache of {bytes} bytes, more than this GPU binds at once; ask for at most {longest} tokens"
-            )));
-        }
-        let values = if state.tied { 0 } else { bytes };
-        Ok(Cache { keys: device.storage("keys", bytes)?, values: device.storage("values", values)?, capacity, window })
-    }
-}
 
 pub(super) struct GpuRun {
-    model: Arc<Loaded>,
+    pub(super) model: Arc<Loaded>,
     options: RunOptions,
-    scratch: Scratch,
-    programs: Programs,
-    /// For candidates; logits get a buffer of their own when asked for.
-    results: wgpu::Buffer,
+    pub(super) memory: Memory,
+    pub(super) programs: Programs,
+    /// The cut of slots that the programs are bound to.
+    generation: u64,
+    /// Steps that a token may run ahead of the CPU.
+    pub(super) ahead: u32,
     position: usize,
+    /// Last, so that the memory is free when its bytes are.
+    _reserved: Reserved,
+}
+
+/// Bytes of a budget that a run holds.
+struct Reserved {
+    model: Arc<Loaded>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if let Experts::Paged(paged) = &self.model.experts {
+            paged.give_back(self.bytes);
+        }
+    }
 }
 
 impl GpuRun {
     pub(super) fn new(model: Arc<Loaded>, options: RunOptions) -> Result<GpuRun> {
-        if options.context == 0 {
-            return Err(Error::Input("a context of 0 holds nothing".into()));
-        }
         let (device, plan) = (&model.device, model.bundle.plan());
-        let rows_of = |name: &str| Ok(u32::try_from(model.weights.layout(name)?.rows).unwrap_or(u32::MAX));
-        let scratch = Scratch::new(device, plan, options.context, &rows_of)?;
-        let mut caches: Vec<Option<Cache>> = plan.states.iter().map(|_| None).collect();
-        for step in &plan.steps {
-            if let Work::Attention(a) = &step.work {
-                caches[a.state as usize] = Some(Cache::new(device, plan, a, options, scratch.batch)?);
-            }
+        let bytes = Memory::bytes(device, plan, &model.weights, options)?;
+        if let Experts::Paged(paged) = &model.experts {
+            paged.reserve(device, bytes)?;
         }
-        let unused = || Ok(Cache { keys: device.storage("keys", 0)?, values: device.storage("values", 0)?, capacity: 1, window: 1 });
-        let caches = caches.into_iter().map(|c| c.map_or_else(unused, Ok)).collect::<Result<Vec<_>>>()?;
-        let lower = Lower { device, plan, weights: &model.weights, slabs: &model.slabs, scratch: &scratch, caches: &caches, options };
-        let programs = lower.programs()?;
-        let results = device.readback(16 + 8 * MAX_CANDIDATES as u64)?;
-        Ok(GpuRun { options, scratch, programs, results, position: 0, model: model.clone() })
+        let reserved = Reserved { model: model.clone(), bytes };
+        let memory = Memory::new(device, plan, &model.weights, options, &mut &*device)?;
+        let (programs, generation) = programs(&model, &memory, options, None)?;
+        if let Experts::Paged(paged) = &model.experts {
+            paged.catch_up(device)?;
+        }
+        let ahead = model.run_ahead.unwrap_or(1);
+        Ok(GpuRun { options, memory, programs, generation, ahead, position: 0, model: model.clone(), _reserved: reserved })
     }
 
     /// Dispatches of one decoded token in each step, and in all with both ends.
     pub(super) fn dispatches(&self) -> (Vec<u32>, u32) {
         let frame = Frame { tokens: 1, outputs: 1, candidates: 1, ..Frame::default() };
-        let steps: Vec<u32> = self.programs.steps.iter().map(|p| p.count(&frame)).collect();
+        let steps: Vec<u32> = self.programs.steps.iter().map(|s| s.all().map(|p| p.count(&frame)).sum()).collect();
         let ends = [&self.programs.embed, &self.programs.head, &self.programs.best].map(|p| p.count(&frame));
         let total = steps.iter().chain(&ends).sum();
         (steps, total)
     }
 
+    /// Binds the programs to the slots there are now.
+    pub(super) fn rebind(&mut self, pager: &mut Pager) -> Result<()> {
+        if pager.slabs(&self.model.device)?.1 != self.generation {
+            (self.programs, self.generation) = programs(&self.model, &self.memory, self.options, Some(pager))?;
+        }
+        Ok(())
+    }
+
     /// Uploads a batch's ids and the cosines and sines of its positions.
     fn feed(&self, tokens: &[u32], position: usize) {
-        let queue = &self.model.device.queue;
-        queue.write_buffer(&self.scratch.tokens, 0, bytemuck::cast_slice(tokens));
+        let (queue, scratch) = (&self.model.device.queue, &self.memory.scratch);
+        queue.write_buffer(&scratch.tokens, 0, bytemuck::cast_slice(tokens));
         let mut first = 0;
         for r in &self.model.bundle.plan().rotations {
             let turns = (position..position + tokens.len()).flat_map(|p| {
@@ -99,50 +89,124 @@ impl GpuRun {
                 })
             });
             let turns: Vec<[f32; 2]> = turns.collect();
-            queue.write_buffer(&self.scratch.turns, first * 8, bytemuck::cast_slice(&turns));
-            first += (r.frequencies.len() * self.scratch.batch as usize) as u64;
+            queue.write_buffer(&scratch.turns, first * 8, bytemuck::cast_slice(&turns));
+            first += (r.frequencies.len() * scratch.batch as usize) as u64;
         }
     }
 
-    /// Records a batch up to its logits; `extra` follows.
-    fn record(&self, frame: &Frame) -> Recording<'_> {
-        let mut recording = Recording::new(&self.model.device);
-        let body = std::iter::once(&self.programs.embed).chain(&self.programs.steps);
-        recording.run(body.chain([&self.programs.head]), frame);
-        recording
+    /// Runs a batch and returns what `frame` asks for: logits, candidates or nothing.
+    fn pass(&mut self, frame: &Frame) -> Result<Vec<u8>> {
+        let model = self.model.clone();
+        match &model.experts {
+            Experts::Resident(_) => {
+                let bytes = self.straight(frame)?;
+                self.rows(frame, bytes)
+            }
+            Experts::Paged(paged) => {
+                let mut pager = paged.lock();
+                let done = self.paged(paged, &mut pager, frame).and_then(|bytes| self.rows(frame, bytes));
+                paged.note_pass(&pager);
+                drop(pager);
+                let caught_up = paged.catch_up(&model.device);
+                let bytes = done?;
+                caught_up.map(|()| bytes)
+            }
+        }
     }
 
-    /// Submits a batch and returns its rows of logits, without padding.
-    fn logits(&self, frame: &Frame) -> Result<Vec<f32>> {
-        let (device, vocab) = (&self.model.device, self.model.bundle.plan().vocab);
-        let bytes = u64::from(frame.outputs) * u64::from(padded_rows(vocab)) * 4;
-        let results = device.readback(bytes)?;
-        let mut recording = self.record(frame);
-        recording.copy(&self.scratch.logits, &results, bytes);
+    fn paged(&mut self, paged: &Paged, pager: &mut Pager, frame: &Frame) -> Result<Vec<u8>> {
+        paged.apply(&self.model.device, pager)?;
+        self.rebind(pager)?;
+        pager.begin(&self.model.device)?;
+        if frame.tokens == 1 && pager.holds_a_token() {
+            self.token(paged, pager, frame)
+        } else if pager.complete() {
+            self.straight(frame)
+        } else {
+            self.batch(paged, pager, frame)
+        }
+    }
+
+    /// All steps in one go: for experts that are all there.
+    fn straight(&self, frame: &Frame) -> Result<Vec<u8>> {
+        let mut recording = Recording::new(&self.model.device);
+        // An error may have left it closed.
+        recording.release();
+        recording.run(std::iter::once(&self.programs.embed).chain(self.programs.steps.iter().flat_map(|s| s.all())), frame);
+        let bytes = self.finish(&mut recording, frame);
+        self.returned(&mut recording, bytes)
+    }
+
+    /// Where results begin in the buffer that brings them back.
+    pub(super) fn head(&self) -> u64 {
+        Latch::BYTES + self.memory.choices.size()
+    }
+
+    /// Records the head of what `frame` asks for, as many rows as it takes at a time; how many bytes of results that makes.
+    pub(super) fn finish(&self, recording: &mut Recording<'_>, frame: &Frame) -> u64 {
+        if frame.candidates == 0 {
+            return self.some_rows(recording, frame, 0);
+        }
+        let bytes = 16 + 8 * u64::from(frame.candidates);
+        recording.run([&self.programs.head, &self.programs.best], frame);
+        recording.copy((&self.memory.scratch.best, 0), (&self.memory.results, self.head()), bytes);
+        bytes
+    }
+
+    /// Records the head from row `first` of the logits that `frame` asks for, as many rows as it takes at a time.
+    fn some_rows(&self, recording: &mut Recording<'_>, frame: &Frame, first: u32) -> u64 {
+        let outputs = (frame.outputs - first).min(self.memory.scratch.outputs);
+        let bytes = u64::from(outputs) * u64::from(padded_rows(self.model.bundle.plan().vocab)) * 4;
+        if outputs > 0 {
+            let tokens = frame.tokens - frame.outputs + first + outputs;
+            recording.run([&self.programs.head], &Frame { tokens, outputs, ..frame.clone() });
+            recording.copy((&self.memory.scratch.logits, 0), (&self.memory.results, self.head()), bytes);
+        }
+        bytes
+    }
+
+    /// All rows of logits, the first of which have come already.
+    fn rows(&self, frame: &Frame, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let some = self.memory.scratch.outputs;
+        for first in (some..frame.outputs).step_by(some as usize) {
+            let mut recording = Recording::new(&self.model.device);
+            let more = self.some_rows(&mut recording, frame, first);
+            bytes.extend(self.returned(&mut recording, more)?);
+        }
+        Ok(bytes)
+    }
+
+    /// Submits, waits, and returns the results.
+    pub(super) fn returned(&self, recording: &mut Recording<'_>, bytes: u64) -> Result<Vec<u8>> {
         recording.submit();
-        let bytes = device.read(&results, bytes)?;
-        let values: &[f32] = bytemuck::try_cast_slice(&bytes).map_err(|e| Error::Device(format!("the GPU returned odd results: {e}")))?;
+        if bytes == 0 {
+            self.model.device.wait()?;
+            return Ok(Vec::new());
+        }
+        self.model.device.read(&self.memory.results, self.head()..self.head() + bytes)
+    }
+
+    /// Runs a batch and returns its rows of logits, without padding.
+    fn logits(&mut self, frame: &Frame) -> Result<Vec<f32>> {
+        let bytes = self.pass(frame)?;
+        let vocab = self.model.bundle.plan().vocab;
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|w| f32::from_le_bytes(*w)).collect();
         let rows = values.chunks(padded_rows(vocab) as usize);
         let logits: Vec<f32> = rows.flat_map(|r| &r[..vocab as usize]).copied().collect();
         if logits.iter().all(|v| v.is_finite()) { Ok(logits) } else { Err(self.not_finite()) }
     }
 
-    fn best(&self, mut frame: Frame, best: &Best) -> Result<Candidates> {
-        let (device, vocab) = (&self.model.device, self.model.bundle.plan().vocab);
+    fn best(&mut self, mut frame: Frame, best: &Best) -> Result<Candidates> {
+        let vocab = self.model.bundle.plan().vocab;
         let count = best.count.min(MAX_CANDIDATES).min(vocab as usize);
         frame.candidates = u32::try_from(count).unwrap_or(u32::MAX);
         frame.inverse_temperature = best.inverse_temperature;
         if best.penalty != 1.0 {
             frame.penalty = best.penalty;
             frame.penalised = u32::try_from(best.penalised.len()).unwrap_or(u32::MAX);
-            device.queue.write_buffer(&self.scratch.penalised, 0, bytemuck::cast_slice(&best.penalised));
+            self.model.device.queue.write_buffer(&self.memory.scratch.penalised, 0, bytemuck::cast_slice(&best.penalised));
         }
-        let mut recording = self.record(&frame);
-        recording.run([&self.programs.best], &frame);
-        let bytes = 16 + 8 * count as u64;
-        recording.copy(&self.scratch.best, &self.results, bytes);
-        recording.submit();
-        let bytes = device.read(&self.results, bytes)?;
+        let bytes = self.pass(&frame)?;
         let words: Vec<u32> = bytes.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
         let (head, tokens) = words.split_at(4);
         let [top, sum, finite] = [head[0], head[1], head[2]].map(f32::from_bits);
@@ -157,11 +221,29 @@ impl GpuRun {
     fn not_finite(&self) -> Error {
         let device = &self.model.device;
         let mut encoder = device.wgpu.create_command_encoder(&Default::default());
-        for buffer in self.scratch.activations() {
+        for buffer in self.memory.scratch.activations() {
             encoder.clear_buffer(buffer, 0, None);
         }
-        device.queue.submit([encoder.finish()]);
+        device.submit(encoder);
         Error::NotFinite("logits that are no numbers".into())
+    }
+}
+
+/// Programs bound to the slots of `pager`, which is locked here when the caller has not, and the number of their cut.
+fn programs(model: &Loaded, memory: &Memory, options: RunOptions, pager: Option<&mut Pager>) -> Result<(Programs, u64)> {
+    let lower = |slabs: &Slabs| {
+        let (device, plan, weights) = (&model.device, model.bundle.plan(), &model.weights);
+        let Memory { scratch, caches, choices, .. } = memory;
+        Lower { device, plan, weights, slabs, scratch, caches, choices, options }.programs()
+    };
+    let of = |pager: &mut Pager| {
+        let (slabs, generation) = pager.slabs(&model.device)?;
+        Ok((lower(slabs)?, generation))
+    };
+    match (&model.experts, pager) {
+        (Experts::Resident(slabs), _) => Ok((lower(slabs)?, 0)),
+        (Experts::Paged(_), Some(pager)) => of(pager),
+        (Experts::Paged(paged), None) => of(&mut paged.lock()),
     }
 }
 
@@ -179,7 +261,7 @@ impl Run for GpuRun {
         if (!self.options.slide && end > self.options.context) || u32::try_from(end).is_err() {
             return Err(Error::Context { needed: end, available: self.options.context });
         }
-        let batch = if matches!(want, Want::All) { self.scratch.outputs } else { self.scratch.batch } as usize;
+        let batch = self.memory.scratch.batch as usize;
         let mut output = Output::Nothing;
         let mut position = self.position;
         for part in tokens.chunks(batch) {
@@ -206,8 +288,7 @@ impl Run for GpuRun {
                     output = Output::Best(self.best(frame, best)?);
                 }
                 _ => {
-                    self.record(&frame).submit();
-                    self.model.device.wait()?;
+                    self.pass(&frame)?;
                 }
             }
         }

@@ -3,7 +3,7 @@
 //! Rows that feed a product are padded to whole groups of 32 columns, rows that a product writes to whole panels of 16. What stands in the
 //! padding is finite and meets zero weights.
 
-use super::device::Device;
+use super::memory::Maker;
 use super::weights::padded_rows;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
@@ -15,8 +15,8 @@ const BATCH: u64 = 256;
 pub(super) const SPLITS: u32 = 16;
 /// Most slices of the vocabulary, as in `best_merge`.
 const SLICES: u32 = 1024;
-/// Most bytes of logits held at once.
-const LOGITS: u64 = 64 << 20;
+/// Most bytes of logits held at once, unless a single row takes more.
+const LOGITS: u64 = 8 << 20;
 
 /// f32 elements of a row that feeds a product.
 pub(super) fn row(columns: u32) -> u32 {
@@ -35,6 +35,11 @@ pub(super) fn routes(plan: &Plan, step: &Step) -> u32 {
         let Rule::TopK { .. } = r.router.select.rule;
         r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts())
     })
+}
+
+/// Where a single token's choice at a step begins among those of all steps.
+pub(super) fn choice(plan: &Plan, step: usize) -> u32 {
+    plan.steps[..step].iter().map(|s| routes(plan, s)).sum()
 }
 
 /// Where an attention step's projections are in `projected`. In f32 elements.
@@ -63,35 +68,35 @@ impl Projected {
 }
 
 /// The buffers. Shapes in comments: `T` tokens of a batch, `k` routes of a token, `D` padded width.
-pub(super) struct Scratch {
+pub(super) struct Scratch<B = wgpu::Buffer> {
     /// Tokens of a batch.
     pub(super) batch: u32,
-    /// Tokens whose logits fit.
+    /// Tokens whose logits fit; the head takes as many at a time.
     pub(super) outputs: u32,
-    pub(super) tokens: wgpu::Buffer,        // [T] u32
-    pub(super) turns: wgpu::Buffer,         // for each rotation [T, pairs] cosine and sine
-    pub(super) x: wgpu::Buffer,             // [T, D] residual stream
-    pub(super) a: wgpu::Buffer,             // [T, D] normalised input of the step
-    pub(super) dense: wgpu::Buffer,         // [T, D] result of the step's part that is not routed
-    pub(super) routed: wgpu::Buffer,        // [T, k, D] result of each route
-    pub(super) projected: wgpu::Buffer,     // see Projected
-    pub(super) queries: wgpu::Buffer,       // [T, k, H, h padded to 4]
-    pub(super) mixed: wgpu::Buffer,         // [T, k, padded H·h]
-    pub(super) parts: wgpu::Buffer,         // [k, H, splits, h]
-    pub(super) stats: wgpu::Buffer,         // [k, H, splits] two each
-    pub(super) hidden: wgpu::Buffer,        // [T, k, padded F] or [T, padded S]
-    pub(super) scores: wgpu::Buffer,        // [T, padded E] router logits, then [T, 16] logits of the always-on part's gate
-    pub(super) router_hidden: wgpu::Buffer, // [T, padded G]
-    pub(super) ids: wgpu::Buffer,           // [T, k] u32
-    pub(super) weights: wgpu::Buffer,       // [T, k]
-    pub(super) starts: wgpu::Buffer,        // [E] u32
-    pub(super) sorted: wgpu::Buffer,        // [T, k] u32
-    pub(super) tiles: wgpu::Buffer,         // [1 + tiles] four u32 each
-    pub(super) logits: wgpu::Buffer,        // [outputs, padded V]
-    pub(super) penalised: wgpu::Buffer,     // [V] u32
-    pub(super) candidates: wgpu::Buffer,    // [slices, MAX_CANDIDATES] two each
-    pub(super) slice_stats: wgpu::Buffer,   // [slices] four each
-    pub(super) best: wgpu::Buffer,          // four f32, then [MAX_CANDIDATES] two each
+    pub(super) tokens: B,        // [T] u32
+    pub(super) turns: B,         // for each rotation [T, pairs] cosine and sine
+    pub(super) x: B,             // [T, D] residual stream
+    pub(super) a: B,             // [T, D] normalised input of the step
+    pub(super) dense: B,         // [T, D] result of the step's part that is not routed
+    pub(super) routed: B,        // [T, k, D] result of each route
+    pub(super) projected: B,     // see Projected
+    pub(super) queries: B,       // [T, k, H, h padded to 4]
+    pub(super) mixed: B,         // [T, k, padded H·h]
+    pub(super) parts: B,         // [k, H, splits, h]
+    pub(super) stats: B,         // [k, H, splits] two each
+    pub(super) hidden: B,        // [T, k, padded F] or [T, padded S]
+    pub(super) scores: B,        // [T, padded E] router logits, then [T, 16] logits of the always-on part's gate
+    pub(super) router_hidden: B, // [T, padded G]
+    pub(super) ids: B,           // [T, k] u32
+    pub(super) weights: B,       // [T, k]
+    pub(super) starts: B,        // [E] u32
+    pub(super) sorted: B,        // [T, k] u32
+    pub(super) tiles: B,         // [1 + tiles] four u32 each
+    pub(super) logits: B,        // [outputs, padded V]
+    pub(super) penalised: B,     // [V] u32
+    pub(super) candidates: B,    // [slices, MAX_CANDIDATES] two each
+    pub(super) slice_stats: B,   // [slices] four each
+    pub(super) best: B,          // four f32, then [MAX_CANDIDATES] two each
 }
 
 /// f32 elements that one token needs in each role that grows with the batch.
@@ -157,26 +162,30 @@ impl PerToken {
     }
 }
 
-impl Scratch {
-    /// Buffers for batches of at most `context` tokens. `rows_of` gives the rows of a dense matrix.
+impl<B> Scratch<B> {
+    /// Buffers for batches of at most `context` tokens. `binding`: most bytes that the device binds at once. `rows_of` gives the rows of a
+    /// dense matrix.
     ///
     /// # Errors
     /// When one token needs more than a binding holds, or there is no room.
-    pub(super) fn new(device: &Device, plan: &Plan, context: usize, rows_of: &dyn Fn(&str) -> Result<u32>) -> Result<Scratch> {
+    pub(super) fn new(
+        binding: u64,
+        plan: &Plan,
+        context: usize,
+        rows_of: &dyn Fn(&str) -> Result<u32>,
+        make: &mut impl Maker<Buffer = B>,
+    ) -> Result<Scratch<B>> {
         let n = PerToken::of(plan, rows_of)?;
         let width = u64::from(row(plan.width));
-        let batch = BATCH.min(context as u64).min(device.binding / 4 / n.largest().max(width));
+        let batch = BATCH.min(context as u64).min(binding / 4 / n.largest().max(width));
         if batch == 0 {
-            return Err(Error::Device(format!(
-                "the activations of one token do not fit the {} bytes that this GPU binds at once",
-                device.binding
-            )));
+            return Err(Error::Device(format!("the activations of one token do not fit the {binding} bytes that this GPU binds at once")));
         }
         let vocab = u64::from(padded_rows(plan.vocab));
-        let outputs = (LOGITS.min(device.binding) / 4 / vocab).clamp(1, batch);
+        let outputs = (LOGITS.min(binding) / 4 / vocab).clamp(1, batch);
         let turns: u64 = plan.rotations.iter().map(|r| r.frequencies.len() as u64 * 2).sum();
         let tiles = 1 + batch * n.routes / 32 + n.experts.min(batch * n.routes);
-        let floats = |label: &str, len: u64| device.storage(label, len * 4);
+        let mut floats = |label: &str, len: u64| make.storage(label, len * 4);
         let slices = u64::from(slices(plan.vocab).1);
         let candidates = crate::model::MAX_CANDIDATES as u64 * 2;
         Ok(Scratch {
@@ -210,7 +219,7 @@ impl Scratch {
     }
 
     /// Buffers that numbers which are not finite can hide in.
-    pub(super) fn activations(&self) -> [&wgpu::Buffer; 10] {
+    pub(super) fn activations(&self) -> [&B; 10] {
         [
             &self.x,
             &self.a,

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use super::arithmetic::settle;
 use super::device::{Device, Upload};
 use super::measure::measure;
+use super::memory::{Maker, Memory};
 use super::program::{Frame, Program, Recording};
 use super::weights::codec;
 use super::{AdapterChoice, Arithmetic, GpuModel, GpuOptions, adapters};
 use crate::codec::{Codec, Layout, Matrix, encode};
-use crate::model::{Model, Output, RunOptions, Want};
+use crate::error::Result;
+use crate::model::{Best, Model, Output, RunOptions, Want};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -50,9 +52,9 @@ fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(device: &Device, progra
     let results = device.readback(bytes).unwrap();
     let mut recording = Recording::new(device);
     recording.run([program], &Frame::default());
-    recording.copy(buffer, &results, bytes);
+    recording.copy((buffer, 0), (&results, 0), bytes);
     recording.submit();
-    bytemuck::pod_collect_to_vec(&device.read(&results, bytes).unwrap())
+    bytemuck::pod_collect_to_vec(&device.read(&results, 0..bytes).unwrap())
 }
 
 fn all(b: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
@@ -164,12 +166,25 @@ fn ties_go_to_the_lowest_expert() {
         }
         let (ids, weights) = (filled(&device, &[0u32; 4]), filled(&device, &[0f32; 4]));
         let (logits, hidden) = (filled(&device, &logits), filled(&device, &[0f32; 4]));
-        let params = route::Params { experts: 200, stride: 208, k: 4, by: 2, normalise: 0, scale: 2.0, cosine: 0, hidden_stride: 0 };
-        let buffers = route::Buffers { logits: all(&logits), hidden: all(&hidden), ids: all(&ids), weights: all(&weights) };
+        let mut table = vec![0u32; 200];
+        table[70] = u32::MAX;
+        let (slot_of, choices) = (filled(&device, &table), filled(&device, &[0u32; 6]));
+        let params = route::Params { experts: 200, stride: 208, k: 4, by: 2, scale: 2.0, latch: 7, choice: 2, ..Default::default() };
+        let buffers = route::Buffers {
+            logits: all(&logits),
+            hidden: all(&hidden),
+            slot_of: all(&slot_of),
+            ids: all(&ids),
+            weights: all(&weights),
+            choices: all(&choices),
+        };
         let mut program = Program::default();
         program.push(&device, route::kernel(device.lanes), buffers, move |_| Some((params, [1, 1, 1]))).unwrap();
         assert_eq!(read::<u32>(&device, &program, &ids, 4), [3, 70, 71, 130]);
         assert_eq!(read::<f32>(&device, &program, &weights, 4), [0.5; 4]);
+        // One of them is missing, so the latch is set and the choice known.
+        assert_eq!(read::<u32>(&device, &program, &device.latch.buffer, 1), [7]);
+        assert_eq!(read::<u32>(&device, &program, &choices, 6), [0, 0, 3, 70, 71, 130]);
     }
 }
 
@@ -275,10 +290,63 @@ fn one_panel_or_four_give_the_same_bits() {
             let mut device = devices().into_iter().next()?;
             device.report.hardware = hardware;
             device.arithmetic = if arithmetic.exists(&device) { arithmetic } else { Arithmetic::Float };
-            let model = GpuModel::load(device, bundle.clone()).unwrap();
+            let model = GpuModel::load(device, bundle.clone(), &GpuOptions::default()).unwrap();
             let mut run = model.start(RunOptions { context: 8, slide: false, stick_epsilon: 0.0 }).unwrap();
             Some(tokens.iter().map(|t| run.forward(&[*t], Want::Last).unwrap()).collect::<Vec<Output>>())
         });
         assert_eq!(results[0], results[1], "seed {seed}");
     }
+}
+
+/// Makes buffers and adds up their sizes.
+struct Weighed<'a>(&'a Device, u64);
+
+impl Maker for Weighed<'_> {
+    type Buffer = wgpu::Buffer;
+
+    fn storage(&mut self, label: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        self.0.storage(label, bytes).inspect(|b| self.1 += b.size())
+    }
+
+    fn readback(&mut self, bytes: u64) -> Result<wgpu::Buffer> {
+        self.0.readback(bytes).inspect(|b| self.1 += b.size())
+    }
+}
+
+/// A run takes as many bytes as were counted before it was made, and a decoded token makes no buffer and no bind group.
+#[test]
+fn memory_is_counted_before_and_decoding_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
+    for (device, budget) in devices().into_iter().zip([None, Some(1 << 40)]) {
+        let model = GpuModel::load(device, bundle.clone(), &GpuOptions { budget, ..GpuOptions::default() }).unwrap();
+        let (device, options) = (&model.loaded.device, RunOptions { context: 20, slide: false, stick_epsilon: 0.0 });
+        let counted = Memory::bytes(device, bundle.plan(), &model.loaded.weights, options).unwrap();
+        let mut weighed = Weighed(device, 0);
+        Memory::new(device, bundle.plan(), &model.loaded.weights, options, &mut weighed).unwrap();
+        assert_eq!(weighed.1, counted);
+
+        let mut run = model.start(options).unwrap();
+        let best = Best { count: 3, penalised: vec![1], penalty: 1.1, inverse_temperature: 1.0 };
+        run.forward(&[1, 2, 3], Want::Best(&best)).unwrap();
+        let before = device.meter.made.get();
+        for t in 4..10 {
+            run.forward(&[t], Want::Best(&best)).unwrap();
+            run.forward(&[t], Want::Last).unwrap();
+        }
+        assert_eq!(device.meter.made.get(), before);
+    }
+}
+
+/// The software adapter shares its memory with the CPU, so the tests of paging do take that way.
+#[cfg(target_os = "linux")]
+#[test]
+fn software_adapters_import_memory() {
+    if !adapters().iter().any(|a| a.backend == "vulkan" && !a.hardware && a.unusable.is_none()) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
+    let device = Device::open(&GpuOptions::on(AdapterChoice::Named("llvmpipe".into()))).unwrap();
+    assert!(super::import::Imported::new(&device, &bundle, Default::default()).unwrap().is_some());
 }

@@ -9,4 +9,4 @@ mod tests;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use host::{Feed, Host, HostOptions};
-pub(crate) use reader::{Done, Reader};
+pub(crate) use reader::{Destination, Done, Reader};

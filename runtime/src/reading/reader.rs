@@ -12,57 +12,68 @@ use crate::error::{Error, Result};
 /// Reads in flight at a time: devices of today reach their full speed with a few large reads, more only wait longer.
 const THREADS: usize = 4;
 
+/// Where a record goes.
+pub(crate) trait Destination: Send + 'static {
+    /// At least as many bytes as the record has.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+impl Destination for Buffer {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Buffer::bytes_mut(self)
+    }
+}
+
 /// A record to read: pool, number, and where to put it.
-struct Order {
+struct Order<B> {
     pool: usize,
     record: u32,
-    buffer: Buffer,
+    buffer: B,
 }
 
 /// A finished read. When it failed, the buffer's contents mean nothing.
-pub(crate) struct Done {
+pub(crate) struct Done<B = Buffer> {
     pub(crate) pool: usize,
     pub(crate) record: u32,
-    pub(crate) buffer: Buffer,
+    pub(crate) buffer: B,
     pub(crate) result: Result<()>,
 }
 
-#[derive(Default)]
-struct Queue {
+struct Queue<B> {
     /// Somebody waits for these.
-    urgent: VecDeque<Order>,
+    urgent: VecDeque<Order<B>>,
     /// These are read ahead.
-    ahead: VecDeque<Order>,
+    ahead: VecDeque<Order<B>>,
     closed: bool,
 }
 
-#[derive(Default)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct Shared<B> {
+    queue: Mutex<Queue<B>>,
     work: Condvar,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl<B> Shared<B> {
+    fn lock(&self) -> MutexGuard<'_, Queue<B>> {
         // Every change of the queue is a single step, so a panic elsewhere leaves it whole.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Reads records of one bundle in the background. Orders end in the order in which the device serves them.
-pub(crate) struct Reader {
-    shared: Arc<Shared>,
-    done: Receiver<Done>,
+pub(crate) struct Reader<B = Buffer> {
+    shared: Arc<Shared<B>>,
+    done: Receiver<Done<B>>,
     threads: Vec<JoinHandle<()>>,
     /// Ordered and not yet handed back.
     pending: usize,
 }
 
-impl Reader {
+impl<B: Destination> Reader<B> {
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn new(bundle: &Arc<Bundle>, reading: Reading) -> Result<Reader> {
-        let shared = Arc::new(Shared::default());
+    pub(crate) fn new(bundle: &Arc<Bundle>, reading: Reading) -> Result<Reader<B>> {
+        let queue: Queue<B> = Queue { urgent: VecDeque::new(), ahead: VecDeque::new(), closed: false };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), work: Condvar::new() });
         let (sender, done) = mpsc::channel();
         let mut reader = Reader { shared: shared.clone(), done, threads: Vec::new(), pending: 0 };
         for i in 0..THREADS {
@@ -82,7 +93,7 @@ impl Reader {
     }
 
     /// Orders a record, before all others when it is `urgent`. `buffer` is at least as long as the record.
-    pub(crate) fn start(&mut self, pool: usize, record: u32, buffer: Buffer, urgent: bool) {
+    pub(crate) fn start(&mut self, pool: usize, record: u32, buffer: B, urgent: bool) {
         let order = Order { pool, record, buffer };
         let mut queue = self.shared.lock();
         if urgent {
@@ -96,14 +107,14 @@ impl Reader {
     }
 
     /// A finished read, if there is one.
-    pub(crate) fn finished(&mut self) -> Option<Done> {
+    pub(crate) fn finished(&mut self) -> Option<Done<B>> {
         let done = self.done.try_recv().ok()?;
         self.pending -= 1;
         Some(done)
     }
 
     /// The next finished read; `None` when nothing is ordered.
-    pub(crate) fn wait(&mut self) -> Option<Done> {
+    pub(crate) fn wait(&mut self) -> Option<Done<B>> {
         if self.pending == 0 {
             return None;
         }
@@ -113,7 +124,7 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
+impl<B> Drop for Reader<B> {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.closed = true;
@@ -129,7 +140,7 @@ impl Drop for Reader {
 }
 
 /// The next order; `None` when the reader is gone.
-fn next(shared: &Shared) -> Option<Order> {
+fn next<B>(shared: &Shared<B>) -> Option<Order<B>> {
     let mut queue = shared.lock();
     loop {
         if queue.closed {

@@ -19,6 +19,7 @@ struct Params {
     first_slot: u32, // of the window that is bound
     slots: u32, // in the window
     slot_stride: u32, // in vec4
+    early: u32, // 1 + the step whose stall does not keep this from computing what is there; 0: none
 }
 
 var<immediate> params: Params;

@@ -2,7 +2,7 @@
 
 use hotset_shaders::{Kind, attend, heads, merge};
 
-use super::{Expansion, Lower, NONE, Product, Span, all, product::Factor};
+use super::{Expansion, Lower, NONE, Product, Span, StepProgram, all, product::Factor};
 use crate::error::Result;
 use crate::gpu::program::{Frame, Program};
 use crate::gpu::scratch::{Projected, SPLITS, routes, row};
@@ -13,28 +13,12 @@ use crate::plan::{Attention, AttentionKind, Norm, Part, Role, Step};
 const BLOCK: u32 = 256;
 
 impl Lower<'_> {
-    pub(super) fn attention(&self, program: &mut Program, step: &Step, a: &Attention) -> Result<()> {
+    pub(super) fn attention(&self, program: &mut StepProgram, number: u32, step: &Step, a: &Attention) -> Result<()> {
         let (s, stride, sets) = (self.scratch, self.stride(), routes(self.plan, step));
         let state = &self.plan.states[a.state as usize];
         let at = Projected::new(a, state.kv_heads, sets, s.batch);
         let query = a.heads * a.head_dim;
 
-        if let Some(routed) = &step.routed {
-            self.route(program, step, routed, None)?;
-            let queries = Expansion {
-                pool: routed.pool,
-                first: Role::Query,
-                second: None,
-                activation: None,
-                routes: sets,
-                share: sets,
-                x: &s.a,
-                x_stride: stride,
-                y: &s.projected,
-                y_stride: padded_rows(query) / 4,
-            };
-            self.experts(program, &queries)?;
-        }
         let mut factors = Vec::new();
         for (part, out, stride) in [(&a.q, 0, at.q_stride), (&a.k, at.k, at.kv_stride), (&a.v, at.v, at.kv_stride)] {
             if let Part::Shared(linear) = part {
@@ -55,10 +39,27 @@ impl Lower<'_> {
                 y: &s.projected,
                 span: Span::Batch,
             };
-            self.product(program, &product)?;
+            self.product(&mut program.before, &product)?;
         }
-        self.heads(program, a, &at, sets)?;
-        self.attend(program, a, sets)?;
+        if let Some(routed) = &step.routed {
+            self.route(&mut program.before, number, step, routed, None)?;
+            let queries = Expansion {
+                pool: routed.pool,
+                first: Role::Query,
+                second: None,
+                activation: None,
+                routes: sets,
+                share: sets,
+                x: &s.a,
+                x_stride: stride,
+                y: &s.projected,
+                y_stride: padded_rows(query) / 4,
+                early: 1 + number,
+            };
+            self.experts(program.part(), &queries)?;
+        }
+        self.heads(program.end(), a, &at, sets)?;
+        self.attend(program.end(), a, sets)?;
 
         let width = row(query) / 4;
         match (&a.o, &step.routed) {
@@ -73,7 +74,7 @@ impl Lower<'_> {
                     y: &s.dense,
                     span: Span::Batch,
                 };
-                self.product(program, &product)
+                self.product(program.end(), &product)
             }
             (_, Some(routed)) => {
                 let outputs = Expansion {
@@ -87,8 +88,9 @@ impl Lower<'_> {
                     x_stride: width,
                     y: &s.routed,
                     y_stride: stride,
+                    early: 0,
                 };
-                self.experts(program, &outputs)
+                self.experts(program.part(), &outputs)
             }
             (_, None) => Ok(()),
         }

@@ -1,29 +1,31 @@
 //! Feed-forward steps: routed experts into `routed`, the always-on part into `dense`.
 
-use super::{Expansion, Lower, Product, Span, product::Factor};
+use super::{Expansion, Lower, Product, Span, StepProgram, product::Factor};
 use crate::error::Result;
-use crate::gpu::program::Program;
 use crate::gpu::scratch::{routes, row};
 use crate::plan::{Expert, Ffn, Role, Step};
 
 impl Lower<'_> {
-    pub(super) fn ffn(&self, program: &mut Program, step: &Step, ffn: &Ffn) -> Result<()> {
+    pub(super) fn ffn(&self, program: &mut StepProgram, number: u32, step: &Step, ffn: &Ffn) -> Result<()> {
         let (s, stride) = (self.scratch, self.stride());
         let weigh = ffn.shared.as_ref().and_then(|p| p.weigh.as_ref());
         let product =
             |factors, x, x_stride, y| Product { factors, gated: false, activation: None, scale: 1.0, x, x_stride, y, span: Span::Batch };
-        match (&step.routed, weigh) {
-            (Some(routed), _) => self.route(program, step, routed, weigh)?,
-            (None, Some(w)) => self.product(program, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?,
-            (None, None) => {}
-        }
         if let Some(shared) = &ffn.shared {
             let width = row(u32::try_from(self.weights.layout(&shared.up.weight)?.rows).unwrap_or(u32::MAX)) / 4;
             let factors = shared.gate.iter().chain([&shared.up]).map(|l| Factor::new(l, 0, width)).collect();
             let first =
                 Product { gated: shared.gate.is_some(), activation: Some(shared.activation), ..product(factors, &s.a, stride, &s.hidden) };
-            self.product(program, &first)?;
-            self.product(program, &product(vec![Factor::new(&shared.down, 0, stride)], &s.hidden, width, &s.dense))?;
+            self.product(&mut program.before, &first)?;
+            self.product(&mut program.before, &product(vec![Factor::new(&shared.down, 0, stride)], &s.hidden, width, &s.dense))?;
+        }
+        // The choice comes last: nothing but experts waits for them.
+        match (&step.routed, weigh) {
+            (Some(routed), _) => self.route(&mut program.before, number, step, routed, weigh)?,
+            (None, Some(w)) => {
+                self.product(&mut program.before, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?
+            }
+            (None, None) => {}
         }
         if let Some((routed, pool)) = step.routed.as_ref().map(|r| (r, &self.plan.pools[r.pool as usize])) {
             let Expert::Ffn { hidden, gated, activation } = pool.expert else {
@@ -41,8 +43,10 @@ impl Lower<'_> {
                 x_stride: stride,
                 y: &s.hidden,
                 y_stride: width,
+                early: 1 + number,
             };
-            self.experts(program, &up)?;
+            let experts = program.part();
+            self.experts(experts, &up)?;
             let down = Expansion {
                 first: Role::Down,
                 second: None,
@@ -54,7 +58,7 @@ impl Lower<'_> {
                 y_stride: stride,
                 ..up
             };
-            self.experts(program, &down)?;
+            self.experts(experts, &down)?;
         }
         Ok(())
     }

@@ -11,9 +11,9 @@ mod router;
 
 use hotset_shaders::join;
 
+use super::cache::Cache;
 use super::device::Device;
 use super::program::Program;
-use super::run::Cache;
 use super::scratch::{Scratch, routes, row};
 use super::slabs::Slabs;
 use super::weights::Weights;
@@ -36,6 +36,7 @@ pub(super) struct Lower<'a> {
     pub(super) slabs: &'a Slabs,
     pub(super) scratch: &'a Scratch,
     pub(super) caches: &'a [Cache],
+    pub(super) choices: &'a wgpu::Buffer,
     pub(super) options: RunOptions,
 }
 
@@ -44,11 +45,56 @@ pub(super) struct Programs {
     /// Token ids → residual stream.
     pub(super) embed: Program,
     /// One for each step of the plan.
-    pub(super) steps: Vec<Program>,
+    pub(super) steps: Vec<StepProgram>,
     /// Residual stream → logits of the last tokens.
     pub(super) head: Program,
     /// Logits → candidates.
     pub(super) best: Program,
+}
+
+/// The dispatches of a step, cut where its experts come in.
+#[derive(Default)]
+pub(super) struct StepProgram {
+    /// Up to the choice of experts; the whole step where nothing is routed.
+    pub(super) before: Program,
+    /// The work of experts: none, one part, or two where attention is routed.
+    pub(super) parts: Vec<Part>,
+}
+
+/// Some work of a step's experts, and what follows from it.
+#[derive(Default)]
+pub(super) struct Part {
+    /// Computes the routes whose experts are in a slot and skips the others.
+    pub(super) experts: Program,
+    /// Needs them all.
+    pub(super) after: Program,
+}
+
+impl StepProgram {
+    /// All of it, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Program> {
+        std::iter::once(&self.before).chain(self.parts.iter().flat_map(|p| [&p.experts, &p.after]))
+    }
+
+    /// What follows the first experts.
+    pub(super) fn rest(&self) -> impl Iterator<Item = &Program> {
+        self.all().skip(2)
+    }
+
+    /// Adds a part; gives its experts.
+    fn part(&mut self) -> &mut Program {
+        self.parts.push(Part::default());
+        let last = self.parts.len() - 1;
+        &mut self.parts[last].experts
+    }
+
+    /// The end, where dispatches that need all experts so far go.
+    fn end(&mut self) -> &mut Program {
+        match self.parts.last_mut() {
+            Some(part) => &mut part.after,
+            None => &mut self.before,
+        }
+    }
 }
 
 /// A whole buffer as a binding.
@@ -62,12 +108,12 @@ impl Lower<'_> {
         self.embed(&mut embed)?;
         let mut steps = Vec::new();
         let mut last = None;
-        for step in &self.plan.steps {
-            let mut program = Program::default();
-            self.join(&mut program, last, step.norm.as_ref(), Span::Batch)?;
+        for (number, step) in (0..).zip(&self.plan.steps) {
+            let mut program = StepProgram::default();
+            self.join(&mut program.before, last, step.norm.as_ref(), Span::Batch)?;
             match &step.work {
-                Work::Attention(a) => self.attention(&mut program, step, a)?,
-                Work::Ffn(f) => self.ffn(&mut program, step, f)?,
+                Work::Attention(a) => self.attention(&mut program, number, step, a)?,
+                Work::Ffn(f) => self.ffn(&mut program, number, step, f)?,
             }
             steps.push(program);
             last = Some(step);

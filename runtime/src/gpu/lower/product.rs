@@ -69,6 +69,8 @@ pub(super) struct Expansion<'a> {
     pub(super) x_stride: u32,
     pub(super) y: &'a wgpu::Buffer,
     pub(super) y_stride: u32,
+    /// 1 + the step whose stall does not keep it from computing what is there; 0: none.
+    pub(super) early: u32,
 }
 
 impl Lower<'_> {
@@ -135,6 +137,7 @@ impl Lower<'_> {
         let (routes, experts) = (e.routes, pool.experts());
         let (kind, s) = (self.device.arithmetic.product(codec(pool.codec)), self.scratch);
         let (group, groups) = self.panels(first.panels, routes);
+        let tables = [slab.table, slab.table + self.slabs.late];
         for window in &slab.windows {
             let params = expert_vec::Params {
                 first: expert_vec::Matrix { words: first.words, scales: first.scales },
@@ -151,19 +154,21 @@ impl Lower<'_> {
                 first_slot: window.first,
                 slots: window.slots,
                 slot_stride: slab.stride,
+                early: e.early,
             };
             let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x), all(e.y));
             let few =
                 expert_vec::Buffers { weights: weights.clone(), slot_of: slot_of.clone(), ids: ids.clone(), x: x.clone(), y: y.clone() };
             program.push(self.device, expert_vec::kernel(kind, self.device.lanes, form, group), few, move |frame| {
-                let params = expert_vec::Params { routes: frame.tokens * routes, ..params };
+                let table = tables[usize::from(frame.late)];
+                let params = expert_vec::Params { routes: frame.tokens * routes, table, ..params };
                 (frame.tokens <= FEW).then_some((params, [groups, params.routes, 1]))
             })?;
             let many = expert_mat::Buffers { weights, slot_of, ids, x, y, sorted: all(&s.sorted), tiles: all(&s.tiles) };
             let columns = first.panels.div_ceil(if e.second.is_some() { 2 } else { 4 });
             program.push(self.device, expert_mat::kernel(kind, form), many, move |frame| {
                 let total = frame.tokens * routes;
-                let params = bytemuck::must_cast(expert_vec::Params { routes: total, ..params });
+                let params = bytemuck::must_cast(expert_vec::Params { routes: total, table: tables[usize::from(frame.late)], ..params });
                 (frame.tokens > FEW).then_some((params, [columns, total / 32 + experts.min(total), 1]))
             })?;
         }

@@ -2,10 +2,10 @@
 
 use hotset_shaders::{group, route};
 
-use super::{FEW, Lower, Product, Span, all, product::Factor};
+use super::{FEW, Lower, NONE, Product, Span, all, product::Factor};
 use crate::error::Result;
 use crate::gpu::program::Program;
-use crate::gpu::scratch::{routes, row};
+use crate::gpu::scratch::{choice, routes, row};
 use crate::gpu::weights::padded_rows;
 use crate::plan::{Linear, Routed, Score, Step, Value};
 
@@ -17,7 +17,7 @@ impl Lower<'_> {
     }
 
     /// Fills `ids` and `weights`. `also` is one more row that shares the input: the gate of the always-on part.
-    pub(super) fn route(&self, program: &mut Program, step: &Step, routed: &Routed, also: Option<&Linear>) -> Result<()> {
+    pub(super) fn route(&self, program: &mut Program, number: u32, step: &Step, routed: &Routed, also: Option<&Linear>) -> Result<()> {
         let (s, stride) = (self.scratch, self.stride());
         let experts = self.plan.pools[routed.pool as usize].experts();
         let scores_stride = padded_rows(experts) / 4;
@@ -71,9 +71,23 @@ impl Lower<'_> {
             scale: weigh.scale,
             cosine,
             hidden_stride,
+            table: self.slabs.pools[routed.pool as usize].table,
+            latch: 0,
+            choice: NONE,
         };
-        let buffers = route::Buffers { logits: all(&s.scores), hidden: all(&s.router_hidden), ids: all(&s.ids), weights: all(&s.weights) };
-        program.push(self.device, route::kernel(self.device.lanes), buffers, move |f| Some((params, [f.tokens, 1, 1])))?;
+        let buffers = route::Buffers {
+            logits: all(&s.scores),
+            hidden: all(&s.router_hidden),
+            slot_of: all(&self.slabs.slot_of),
+            ids: all(&s.ids),
+            weights: all(&s.weights),
+            choices: all(self.choices),
+        };
+        let choice = choice(self.plan, number as usize);
+        program.push(self.device, route::kernel(self.device.lanes), buffers, move |f| {
+            let params = if f.latched { route::Params { latch: 1 + number, choice, ..params } } else { params };
+            Some((params, [f.tokens, 1, 1]))
+        })?;
         let buffers = group::Buffers { ids: all(&s.ids), starts: all(&s.starts), sorted: all(&s.sorted), tiles: all(&s.tiles) };
         program.push(self.device, group::kernel(), buffers, move |frame| {
             (frame.tokens > FEW).then_some((group::Params { routes: frame.tokens * params.k, experts }, [1, 1, 1]))
