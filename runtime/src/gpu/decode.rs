@@ -53,7 +53,7 @@ impl GpuRun {
                     at = end;
                 }
                 Some(step) => {
-                    self.adapt(Some(step - at));
+                    self.adapt(Some((at..step).filter(|&s| self.chosen(s, choices).is_some()).count()));
                     pager.fetch(device, step, self.chosen(step, choices).unwrap_or_default())?;
                     recording.release();
                     let program = &self.programs.steps[step];

@@ -198,8 +198,8 @@ impl Model for GpuModel {
         match &self.loaded.experts {
             Experts::Resident(_) => self.report.clone(),
             Experts::Paged(paged) => {
-                let (paging, slots) = paged.paging(&self.loaded.device);
-                Report { device_bytes: paging.fixed + slots, paging: Some(paging), ..self.report.clone() }
+                let paging = paged.paging(&self.loaded.device);
+                Report { device_bytes: paging.fixed + paging.slots, paging: Some(paging), ..self.report.clone() }
             }
         }
     }
