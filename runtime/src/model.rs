@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::Counts;
 
 /// A bundle made ready on one device.
@@ -26,8 +26,13 @@ pub trait Model: Send + Sync {
     /// When the model is resident as a whole and has nothing to give back, or the budget is too small; the message names the smallest one.
     fn set_budget(&self, bytes: u64) -> Result<()> {
         let _ = bytes;
-        Err(crate::Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
+        Err(not_paged())
     }
+}
+
+/// A model without a budget was asked to change it.
+pub(crate) fn not_paged() -> Error {
+    Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into())
 }
 
 /// The caches of one conversation and the means to extend them.

@@ -3,6 +3,12 @@
 use super::{Bundle, TensorInfo};
 
 impl Bundle {
+    /// Bytes of everything that is not an expert: dense tensors and tokenizer.
+    pub fn dense_bytes(&self) -> u64 {
+        let records = (0..self.plan().pools.len()).map(|p| u64::from(self.plan().pools[p].records) * self.record_layout(p).bytes as u64);
+        self.len() - records.sum::<u64>()
+    }
+
     /// Weight bytes that one decoded token reads: every dense tensor once, of an embedding table that is no output head one row, and as many
     /// experts as the token may have routes. Padding of records is not read.
     pub fn weight_bytes_per_token(&self) -> u64 {

@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
 use super::cache::Head;
-use super::context::{Context, Weights};
-use super::ffn::record;
+use super::context::Context;
+use super::experts::Coming;
 use super::heads::{Heads, Place};
 use super::kernels::Group;
 use super::mix::{TILE, Tile};
-use super::product::{Job, Join, expand, join};
-use super::routes::{Routes, Source, Worklist};
+use super::product::{self, Job, Join, expand};
+use super::routes::{Routes, Run, Source, Worklist};
 use super::share::{self, Size};
-use crate::codec::GROUP;
+use crate::codec::{Codec, GROUP};
 use crate::error::{Error, Result};
 use crate::plan::{Attention, Part, Pool, Role, Step};
 
@@ -26,6 +26,8 @@ pub(super) struct AttentionSpace {
     mixed: Vec<f32>,
     /// The same as the right-hand side of the output matrices.
     outputs: Batch,
+    /// `[groups of the stream][rows]` of a step whose experts come one after the other.
+    pending: Vec<Group>,
 }
 
 /// The forms of the input that the step reads, apart from its router.
@@ -44,33 +46,39 @@ pub(super) fn forms(c: &Context<'_>, a: &Attention, pool: Option<&Pool>) -> Resu
 /// `x += scale * (output of the mix of values + bias)`. `routes` name records of `pool` when queries are routed.
 pub(super) fn run(
     c: &Context<'_>,
-    (step, a): (&Step, &Attention),
+    (index, step, a): (usize, &Step, &Attention),
     (pool, routes): (Option<usize>, &Routes),
     input: View<'_>,
     cache: &mut [Head],
     space: &mut AttentionSpace,
     x: &mut Slab,
 ) -> Result<()> {
-    let AttentionSpace { gathered, projected, mixed, outputs } = space;
-    let (work, outward) = match (&a.q, &a.o) {
+    let AttentionSpace { gathered, projected, mixed, outputs, pending } = space;
+    let (work, shared) = match (&a.q, &a.o) {
         (Part::Shared(q), Part::Shared(o)) => (Worklist::dense(input.rows), Some((c.linear(q)?, c.linear(o)?))),
         _ => (Worklist::new(routes, None), None),
     };
-    let weights = |source: Source| match (source, outward, pool) {
-        (Source::Dense, Some(shared), _) => Ok(shared),
-        (Source::Record(r), _, Some(p)) => Ok((record(c, p, r, Role::Query)?, record(c, p, r, Role::Output)?)),
+    // Experts that come one after the other, or the matrices of all runs.
+    let mut host = c.host().filter(|_| shared.is_none());
+    let mut feed = match (&mut host, pool) {
+        (Some(host), Some(pool)) => Some((pool, Coming::new(host, pool, index, &work)?)),
+        _ => None,
+    };
+    let matrices = |source: Source, role: Role| match (source, shared, pool) {
+        (Source::Dense, Some((q, o)), _) => Ok(if role == Role::Query { q } else { o }),
+        (Source::Record(r), _, Some(p)) => c.record(p, c.bundle.record(p, r), role),
         _ => Err(Error::Input(format!("step {:?} has rows without matrices", step.name))),
     };
-    let weights: Vec<(Weights<'_>, Weights<'_>)> = work.runs.iter().map(|run| weights(run.source)).collect::<Result<_>>()?;
+    let all = |role: Role| work.runs.iter().map(|run| Ok((run, matrices(run.source, role)?))).collect::<Result<Vec<_>>>();
 
-    // Project: all queries, keys and values in one region.
-    let pool = pool.map(|p| &c.bundle.plan().pools[p]);
-    let inputs = work.inputs(c, input, groups_of(x.width), gathered, forms(c, a, pool)?);
-    let mut jobs: Vec<Job<'_>> = weights.iter().zip(inputs).map(|((q, _), x)| Job::linear(*q, x)).collect();
+    // Project: queries, keys and values, in one region where possible.
     let (dim, width) = (a.head_dim as usize, a.heads as usize * a.head_dim as usize);
-    let mut at = jobs.iter().map(Job::len).sum();
-    let query_places = places(&work, groups_of(width));
+    let forms = forms(c, a, pool.map(|p| &c.bundle.plan().pools[p]))?;
+    let inputs = work.inputs(c, &work.runs.iter().collect::<Vec<_>>(), input, groups_of(x.width), gathered, forms);
+    let groups = groups_of(width);
+    let mut at = work.rows() * groups;
     let mut key_value = [None; 2];
+    let mut jobs = Vec::new();
     for (slot, part) in key_value.iter_mut().zip([&a.k, &a.v]) {
         if let Part::Shared(l) = part {
             let job = Job::linear(c.linear(l)?, input);
@@ -79,7 +87,23 @@ pub(super) fn run(
         }
     }
     projected.resize(at, [0.0; GROUP]);
-    expand(c, &jobs, BatchMut::floats(projected));
+    match &mut feed {
+        None => {
+            let queries = all(Role::Query)?.into_iter().zip(&inputs).map(|((_, q), &x)| Job::linear(q, x));
+            expand(c, &queries.chain(jobs).collect::<Vec<_>>(), BatchMut::floats(projected));
+        }
+        Some((pool, feed)) => {
+            expand(c, &jobs, BatchMut::floats(&mut projected[work.rows() * groups..]));
+            while let Some(wave) = feed.wave()? {
+                for (run, bytes) in wave {
+                    let place = run.rows.start * groups..run.rows.end * groups;
+                    let which = work.runs.iter().position(|r| r.source == run.source).unwrap_or(0);
+                    let job = Job::linear(c.record(*pool, bytes, Role::Query)?, inputs[which]);
+                    expand(c, &[job], BatchMut::floats(&mut projected[place]));
+                }
+            }
+        }
+    }
 
     // The input itself where there is no matrix.
     let tokens = |at: usize| (0..input.rows).map(|t| Place { at: at + t, stride: input.rows }).collect::<Vec<_>>();
@@ -91,20 +115,31 @@ pub(super) fn run(
     let values = Heads::new(c, source(key_value[1]), (kv_width, dim), None, a.clip, None)?;
     append(c, &keys, if tied { &keys } else { &values }, input.rows, cache);
 
-    let queries = Heads::new(c, (projected, query_places), (width, dim), a.q_norm.as_ref(), a.clip, turns)?;
+    let queries = Heads::new(c, (projected, places(&work, groups)), (width, dim), a.q_norm.as_ref(), a.clip, turns)?;
     mix(c, a, &work, &queries, cache, mixed);
 
-    let wanted = weights.iter().fold(Forms::default(), |f, (_, o)| f.and(Forms::for_codec(o.matrix.layout().codec)));
-    outputs.reset(work.rows() * groups_of(width), wanted);
-    arrange(c, a, &work, mixed, cache.len(), outputs);
-    let mut at = 0;
-    let mut runs = Vec::with_capacity(weights.len());
-    for (run, (_, o)) in work.runs.iter().zip(&weights) {
-        runs.push((*o, outputs.view(at, groups_of(width), run.rows.len())));
-        at += groups_of(width) * run.rows.len();
-    }
+    // Project back.
     let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
-    join(c, &work, &Join { runs, scale: step.scale, bias }, x);
+    let join = Join { work: &work, scale: step.scale, bias };
+    let codec = match (shared, pool) {
+        (None, Some(p)) => c.bundle.plan().pools[p].codec,
+        (shared, _) => shared.map_or(Codec::F32, |(_, o)| o.matrix.layout().codec),
+    };
+    outputs.reset(work.rows() * groups, Forms::for_codec(codec));
+    arrange(c, a, &work, mixed, cache.len(), outputs);
+    let rows = |run: &Run| outputs.view(run.rows.start * groups, groups, run.rows.len());
+    let Some((pool, feed)) = &mut feed else {
+        let parts = all(Role::Output)?.into_iter().map(|(run, weights)| product::Part { run, weights, y: rows(run) });
+        join.all(c, &parts.collect::<Vec<_>>(), x);
+        return Ok(());
+    };
+    pending.resize(groups_of(x.width) * work.rows(), [0.0; GROUP]);
+    feed.rewind();
+    while let Some(wave) = feed.wave()? {
+        let part = |(run, bytes)| Ok(product::Part { run, weights: c.record(*pool, bytes, Role::Output)?, y: rows(run) });
+        join.some(c, &wave.into_iter().map(part).collect::<Result<Vec<_>>>()?, pending);
+    }
+    join.sum(c, pending, x);
     Ok(())
 }
 

@@ -114,6 +114,11 @@ impl<'a> View<'a> {
     pub(super) fn values(&self, codec: Codec) -> Values<'a> {
         if codec.has_scales() { Values::Rounded(self.blocks) } else { Values::Float(self.floats) }
     }
+
+    /// Whether the values are there in all these forms.
+    pub(super) fn has(&self, forms: Forms) -> bool {
+        !(forms.floats && self.floats.is_empty() || forms.rounded && self.blocks.is_empty())
+    }
 }
 
 /// Plain values `[groups][rows][32]` of `width` features; what is beyond `width` is zero.

@@ -46,6 +46,12 @@ impl Head {
         2 * dim.next_multiple_of(GROUP) * 4 / codec.columns_per_word()
     }
 
+    /// Bytes that the first `tokens` tokens take.
+    pub(super) fn bytes(&self, tokens: usize) -> usize {
+        let blocks = tokens.div_ceil(BLOCK).min(self.ring.unwrap_or(usize::MAX));
+        blocks * 2 * self.lines() * LINE
+    }
+
     /// Groups of a key.
     fn groups(&self) -> usize {
         self.dim.div_ceil(GROUP)

@@ -1,13 +1,16 @@
 //! What every part of a forward pass has at hand.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::heads::Turns;
 use super::kernels::Kernels;
 use super::pool::Team;
 use crate::bundle::Bundle;
 use crate::codec::Matrix;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::RunOptions;
-use crate::plan::Linear;
+use crate::plan::{Linear, Role};
+use crate::reading::Host;
 
 /// Weights, kernels, threads, and where the batch is in its conversation.
 pub(super) struct Context<'a> {
@@ -19,6 +22,8 @@ pub(super) struct Context<'a> {
     pub(super) position: usize,
     /// The plan's rotations for the batch's positions.
     pub(super) turns: Vec<Turns>,
+    /// Where experts are when not all of them are mapped.
+    pub(super) host: Option<&'a Mutex<Host>>,
 }
 
 /// A matrix with its bias.
@@ -41,6 +46,19 @@ impl<'a> Weights<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// The matrix with this role in a record of `pool`.
+    pub(super) fn record<'r>(&self, pool: usize, record: &'r [u8], role: Role) -> Result<Weights<'r>> {
+        let place = self.bundle.record_layout(pool).find(role);
+        let matrix = place.and_then(|(layout, at)| Matrix::new(layout, record.get(at..at + layout.bytes())?));
+        matrix.map(Weights::plain).ok_or_else(|| Error::Input(format!("experts of pool {pool} have no {role:?} matrix")))
+    }
+
+    /// The experts' whereabouts, kept from others for the time of a step.
+    pub(super) fn host(&self) -> Option<MutexGuard<'a, Host>> {
+        // A step that panicked leaves reads on their way, which whoever comes next takes in.
+        self.host.map(|h| h.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The tensors of a linear map.
     pub(super) fn linear(&self, l: &Linear) -> Result<Weights<'a>> {
         let bias = l.bias.as_ref().map(|b| self.bundle.vector(b)).transpose()?;

@@ -2,9 +2,11 @@
 
 use super::batch::{Batch, Forms, Slab, View, groups_of};
 use super::context::{Context, Weights};
-use super::product::{Job, Join, expand, join};
-use super::routes::{Routes, Source, Worklist};
-use crate::bundle::RecordView;
+use super::experts::Coming;
+use super::kernels::Group;
+use super::product::{Job, Join, Part, expand};
+use super::routes::{Routes, Run, Source, Worklist};
+use crate::codec::GROUP;
 use crate::error::{Error, Result};
 use crate::plan::{Activation, Expert, Ffn, Pool, Role, SharedFfn, Step};
 
@@ -14,6 +16,8 @@ pub(super) struct FfnSpace {
     gathered: Batch,
     hidden: Batch,
     weigh: Slab,
+    /// `[groups of the stream][rows]` of a step whose experts come one after the other.
+    pending: Vec<Group>,
 }
 
 /// The matrices of one source.
@@ -29,6 +33,18 @@ impl<'a> Matrices<'a> {
     fn shared(c: &Context<'a>, s: &SharedFfn) -> Result<Matrices<'a>> {
         let gate = s.gate.as_ref().map(|g| c.linear(g)).transpose()?;
         Ok(Matrices { gate, up: c.linear(&s.up)?, down: c.linear(&s.down)?, activation: s.activation })
+    }
+
+    fn record(c: &Context<'_>, pool: usize, record: &'a [u8]) -> Result<Matrices<'a>> {
+        match c.bundle.plan().pools[pool].expert {
+            Expert::Ffn { gated, activation, .. } => Ok(Matrices {
+                gate: gated.then(|| c.record(pool, record, Role::Gate)).transpose()?,
+                up: c.record(pool, record, Role::Up)?,
+                down: c.record(pool, record, Role::Down)?,
+                activation,
+            }),
+            Expert::QueryOutput { .. } => Err(Error::Input(format!("pool {pool} has no feed-forward experts"))),
+        }
     }
 
     /// `act(gate x) ⊙ up x`, or `act(up x)`.
@@ -49,59 +65,82 @@ pub(super) fn forms(c: &Context<'_>, ffn: &Ffn, pool: Option<&Pool>) -> Result<F
     Ok(forms)
 }
 
-/// One matrix of a record.
-pub(super) fn record<'a>(c: &Context<'a>, pool: usize, record: u32, role: Role) -> Result<Weights<'a>> {
-    let view = RecordView::new(c.bundle.record_layout(pool), c.bundle.record(pool, record));
-    let matrix = view.and_then(|v| v.matrix(role));
-    matrix.map(Weights::plain).ok_or_else(|| Error::Input(format!("experts of pool {pool} have no {role:?} matrix")))
-}
-
 /// `x += scale * (experts and shared part of `input`, weighed, + bias)`. `routes` name records of `pool`.
 pub(super) fn run(
     c: &Context<'_>,
-    (step, ffn): (&Step, &Ffn),
+    (index, step, ffn): (usize, &Step, &Ffn),
     (pool, routes): (Option<usize>, &Routes),
     input: View<'_>,
     space: &mut FfnSpace,
     x: &mut Slab,
 ) -> Result<()> {
-    let FfnSpace { gathered, hidden, weigh } = space;
+    let FfnSpace { gathered, hidden, weigh, pending } = space;
     let shared = ffn.shared.as_ref().map(|s| Matrices::shared(c, s)).transpose()?;
     let shared_weights = ffn.shared.as_ref().map(|s| shared_weights(c, s, input, weigh)).transpose()?;
     let work = Worklist::new(routes, shared_weights.as_deref());
-
-    let matrices = |source: Source| match (source, pool, shared) {
-        (Source::Dense, _, Some(shared)) => Ok(shared),
-        (Source::Record(r), Some(p), _) => match c.bundle.plan().pools[p].expert {
-            Expert::Ffn { gated, activation, .. } => Ok(Matrices {
-                gate: gated.then(|| record(c, p, r, Role::Gate)).transpose()?,
-                up: record(c, p, r, Role::Up)?,
-                down: record(c, p, r, Role::Down)?,
-                activation,
-            }),
-            Expert::QueryOutput { .. } => Err(Error::Input(format!("pool {p} has no feed-forward experts"))),
-        },
-        _ => Err(Error::Input(format!("step {:?} has rows without matrices", step.name))),
-    };
-    let matrices: Vec<Matrices<'_>> = work.runs.iter().map(|run| matrices(run.source)).collect::<Result<_>>()?;
-
-    let groups = groups_of(x.width);
-    let wanted = forms(c, ffn, pool.map(|p| &c.bundle.plan().pools[p]))?;
-    let inputs = work.inputs(c, input, groups, gathered, wanted);
-    let jobs: Vec<Job<'_>> = matrices.iter().zip(&inputs).map(|(m, &x)| m.hidden(x)).collect();
-    let down_forms = matrices.iter().fold(Forms::default(), |f, m| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
-    hidden.reset(jobs.iter().map(Job::len).sum(), down_forms);
-    expand(c, &jobs, hidden.as_mut());
-
-    let mut at = 0;
-    let mut runs = Vec::with_capacity(jobs.len());
-    for (m, job) in matrices.iter().zip(&jobs) {
-        runs.push((m.down, hidden.view(at, job.weights.units(), job.x.rows)));
-        at += job.len();
-    }
     let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
-    join(c, &work, &Join { runs, scale: step.scale, bias }, x);
+    let join = Join { work: &work, scale: step.scale, bias };
+    let forms = forms(c, ffn, pool.map(|p| &c.bundle.plan().pools[p]))?;
+    let widening = Widening { work: &work, input, groups: groups_of(x.width), forms };
+
+    let Some((mut host, pool)) = c.host().zip(pool) else {
+        let matrices = |run: &Run| match (run.source, pool) {
+            (Source::Dense, _) => shared.ok_or_else(|| no_matrices(step)),
+            (Source::Record(r), Some(p)) => Matrices::record(c, p, c.bundle.record(p, r)),
+            (Source::Record(_), None) => Err(no_matrices(step)),
+        };
+        let all = work.runs.iter().map(|run| Ok((run, matrices(run)?))).collect::<Result<Vec<_>>>()?;
+        join.all(c, &widening.widen(c, &all, gathered, hidden), x);
+        return Ok(());
+    };
+
+    let mut experts = Coming::new(&mut host, pool, index, &work)?;
+    pending.resize(groups_of(x.width) * work.rows(), [0.0; GROUP]);
+    // The always-on part first: experts are on their way meanwhile.
+    if let (Some(shared), Some(run)) = (shared, work.dense_run()) {
+        join.some(c, &widening.widen(c, &[(run, shared)], gathered, hidden), pending);
+    }
+    while let Some(wave) = experts.wave()? {
+        let wave = wave.into_iter().map(|(run, bytes)| Ok((run, Matrices::record(c, pool, bytes)?))).collect::<Result<Vec<_>>>()?;
+        join.some(c, &widening.widen(c, &wave, gathered, hidden), pending);
+    }
+    join.sum(c, pending, x);
     Ok(())
+}
+
+fn no_matrices(step: &Step) -> Error {
+    Error::Input(format!("step {:?} has rows without matrices", step.name))
+}
+
+/// The first half of an expert: from the step's input to its hidden layer.
+struct Widening<'a> {
+    work: &'a Worklist,
+    input: View<'a>,
+    /// Of the input.
+    groups: usize,
+    forms: Forms,
+}
+
+impl<'a> Widening<'a> {
+    /// Fills `hidden` for these runs; what is left to do are their second halves.
+    fn widen<'w>(&self, c: &Context<'_>, runs: &[(&'w Run, Matrices<'w>)], gathered: &mut Batch, hidden: &'w mut Batch) -> Vec<Part<'w>>
+    where
+        'a: 'w,
+    {
+        let inputs = self.work.inputs(c, &runs.iter().map(|r| r.0).collect::<Vec<_>>(), self.input, self.groups, gathered, self.forms);
+        let jobs: Vec<Job<'_>> = runs.iter().zip(&inputs).map(|((_, m), &x)| m.hidden(x)).collect();
+        let forms = runs.iter().fold(Forms::default(), |f, (_, m)| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
+        hidden.reset(jobs.iter().map(Job::len).sum(), forms);
+        expand(c, &jobs, hidden.as_mut());
+        let sizes: Vec<(usize, usize, usize)> = jobs.iter().map(|j| (j.len(), j.weights.units(), j.x.rows)).collect();
+        let hidden = &*hidden;
+        let mut at = 0;
+        let part = |(&(run, m), (len, units, rows)): (&(&'w Run, Matrices<'w>), (usize, usize, usize))| {
+            at += len;
+            Part { run, weights: m.down, y: hidden.view(at - len, units, rows) }
+        };
+        runs.iter().zip(sizes).map(part).collect()
+    }
 }
 
 /// What the always-on part of each token is multiplied by.

@@ -1,7 +1,7 @@
 //! The interpreter: a batch of tokens through the plan's steps.
 
 use super::attention::{self, AttentionSpace};
-use super::batch::{Batch, BatchMut, Forms, Slab, groups_of};
+use super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
 use super::cache::Head;
 use super::context::Context;
 use super::ffn::{self, FfnSpace};
@@ -10,7 +10,8 @@ use super::product::{Job, expand};
 use super::router::{self, RouterSpace};
 use super::routes::Routes;
 use crate::error::{Error, Result};
-use crate::plan::{Step, Work};
+use crate::experts::RecordId;
+use crate::plan::Work;
 
 /// Everything a forward pass writes but the caches, kept from call to call.
 #[derive(Debug, Default)]
@@ -41,8 +42,8 @@ pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>],
         row.iter_mut().for_each(|v| *v *= plan.embedding.scale);
         space.x.set_row(t, &row);
     }
-    for s in &plan.steps {
-        step(c, s, caches, space)?;
+    for i in 0..plan.steps.len() {
+        step(c, i, caches, space)?;
     }
     match space.x.data.as_flattened().iter().find(|v| !v.is_finite()) {
         Some(v) => Err(Error::NotFinite(format!("the value {v}"))),
@@ -51,7 +52,8 @@ pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>],
 }
 
 /// `x += scale * (work(norm(x)) + bias)`.
-fn step(c: &Context<'_>, step: &Step, caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+    let step = &c.bundle.plan().steps[index];
     let Space { x, input, router, ffn, attention, .. } = space;
     let pool = step.routed.as_ref().map(|r| &c.bundle.plan().pools[r.pool as usize]);
     let mut forms = match &step.work {
@@ -69,11 +71,28 @@ fn step(c: &Context<'_>, step: &Step, caches: &mut [Vec<Head>], space: &mut Spac
         (Some(r), Some(pool)) => router::route(c, &r.router, pool, a, router)?,
         _ => Routes::none(x.rows),
     };
+    if let Some(mut host) = c.host() {
+        let ids = guess(c, index, a, router)?.into_iter().flat_map(|(pool, routes)| routes.list.into_iter().map(move |(r, _)| (pool, r)));
+        let ids: Vec<RecordId> = ids.map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();
+        host.expect(ids);
+    }
     let pool = step.routed.as_ref().map(|r| r.pool as usize);
     match &step.work {
-        Work::Attention(w) => attention::run(c, (step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
-        Work::Ffn(w) => ffn::run(c, (step, w), (pool, &routes), a, ffn, x),
+        Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
+        Work::Ffn(w) => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
     }
+}
+
+/// What the next routed step will probably use, and of which pool: its router's choice for the input `a` of this one. Streams change
+/// little from step to step.
+fn guess(c: &Context<'_>, index: usize, a: View<'_>, space: &mut RouterSpace) -> Result<Option<(usize, Routes)>> {
+    let (plan, this) = (c.bundle.plan(), c.bundle.plan().steps[index].routed.is_some());
+    let Some(next) = plan.steps[index + 1..].iter().find_map(|s| s.routed.as_ref()).filter(|_| this) else { return Ok(None) };
+    if !a.has(router::forms(c, &next.router)?) {
+        return Ok(None);
+    }
+    let routes = router::route(c, &next.router, &plan.pools[next.pool as usize], a, space)?;
+    Ok(Some((next.pool as usize, routes)))
 }
 
 /// Appends the logits of the last `count` tokens, row after row, to `out`.

@@ -5,6 +5,7 @@ mod batch;
 mod best;
 mod cache;
 mod context;
+mod experts;
 mod ffn;
 mod forward;
 mod heads;
@@ -20,7 +21,7 @@ mod router;
 mod routes;
 mod share;
 
-pub use model::CpuModel;
+pub use model::{CpuModel, CpuPaging};
 
 /// What a [`CpuModel`] runs on by default: processor, instruction set, threads.
 pub fn describe() -> String {

@@ -1,6 +1,7 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::best::best;
 use super::cache::Head;
@@ -10,11 +11,13 @@ use super::heads::Turns;
 use super::kernels::{Kernels, available};
 use super::pool::{Pool, default_threads};
 use super::report;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::model::{Model, Output, Report, Run, RunOptions, Want};
+use crate::experts::Policy;
+use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
 use crate::plan::{State, Work};
+use crate::reading::{Host, HostOptions};
 
 /// Most tokens of one batch.
 const CHUNK: usize = 512;
@@ -33,14 +36,32 @@ struct Shared {
     pool: Pool,
     /// Codec of the caches.
     cache: Codec,
-    /// Tokens of a batch.
-    chunk: usize,
+    /// Tokens of a batch, and how many it may be at most.
+    chunk: AtomicUsize,
+    most: usize,
+    /// Bytes of all runs' caches, where they count. Changed under the lock of `host`.
+    caches: AtomicU64,
+    /// The experts, when they are not all mapped.
+    host: Option<Mutex<Host>>,
 }
 
 impl std::fmt::Debug for CpuModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CpuModel").field("bundle", &self.shared.bundle).finish_non_exhaustive()
     }
+}
+
+/// How a model lives within a budget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuPaging {
+    /// Bytes for everything the model takes: dense weights, caches of all runs, working memory, experts.
+    pub budget: u64,
+    /// Which experts leave first.
+    pub policy: Policy,
+    /// How experts are read.
+    pub reading: Reading,
+    /// Whether the next step's likely experts are read ahead.
+    pub prefetch: bool,
 }
 
 impl CpuModel {
@@ -52,6 +73,22 @@ impl CpuModel {
         CpuModel::with_kernels(bundle, threads, available()[0])
     }
 
+    /// The same with as many experts in memory as `paging` allows and the others read when they are needed. Results are the same, bit for
+    /// bit. [`Bundle::hold_dense`] beforehand keeps the system from taking dense weights back.
+    ///
+    /// # Errors
+    /// Also when the budget is too small; the message names the smallest one.
+    pub fn paged(bundle: Arc<Bundle>, threads: Option<usize>, paging: &CpuPaging) -> Result<CpuModel> {
+        let CpuModel { mut shared } = CpuModel::new(bundle, threads)?;
+        // Nobody else has it yet.
+        if let Some(s) = Arc::get_mut(&mut shared) {
+            let CpuPaging { budget, policy, reading, prefetch } = *paging;
+            let fixed = s.cut(budget, 0);
+            s.host = Some(Mutex::new(Host::new(&s.bundle, HostOptions { budget, fixed, policy, reading, prefetch })?));
+        }
+        Ok(CpuModel { shared })
+    }
+
     fn with_kernels(bundle: Arc<Bundle>, threads: Option<usize>, kernels: &'static dyn Kernels) -> Result<CpuModel> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         let pool = Pool::new(threads).map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
@@ -60,21 +97,73 @@ impl CpuModel {
         let cache = if exact { Codec::F32 } else { Codec::F16 };
         // Working memory stays a small part of the bundle's size.
         let affordable = usize::try_from(bundle.len()).unwrap_or(usize::MAX) / 20 / report::working_bytes_per_token(plan);
-        let chunk = affordable.clamp(SMALLEST_CHUNK, CHUNK);
-        Ok(CpuModel { shared: Arc::new(Shared { bundle, kernels, pool, cache, chunk }) })
+        let most = affordable.clamp(SMALLEST_CHUNK, CHUNK);
+        Ok(CpuModel { shared: Arc::new(Shared { bundle, kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None }) })
     }
 }
 
 impl Model for CpuModel {
     fn start(&self, options: RunOptions) -> Result<Box<dyn Run>> {
-        let mut run = CpuRun { shared: self.shared.clone(), options, caches: Vec::new(), position: 0, space: Space::default() };
+        let mut run =
+            CpuRun { shared: self.shared.clone(), options, caches: Vec::new(), position: 0, charged: 0, chunk: 0, space: Space::default() };
         run.reset();
         Ok(Box::new(run))
     }
 
     fn report(&self) -> Report {
         let Shared { bundle, kernels, pool, cache, .. } = &*self.shared;
-        report::report(bundle, kernels.name(), pool.threads(), *cache)
+        let paging = self.shared.host().map(|h| h.report());
+        Report { paging, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
+    }
+
+    fn set_budget(&self, bytes: u64) -> Result<()> {
+        let mut host = self.shared.host().ok_or_else(not_paged)?;
+        self.shared.fit(&mut host, bytes, self.shared.caches.load(Ordering::Relaxed))
+    }
+}
+
+impl Shared {
+    fn host(&self) -> Option<MutexGuard<'_, Host>> {
+        // A step that panicked leaves reads on their way, which whoever comes next takes in.
+        self.host.as_ref().map(|h| h.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Chooses the size of batches for a budget; returns the bytes that are not for experts when caches take `caches`.
+    fn cut(&self, budget: u64, caches: u64) -> u64 {
+        let working = report::working_bytes_per_token(self.bundle.plan());
+        let fixed = self.bundle.dense_bytes() + caches;
+        // Large batches read experts seldom, but what they work with must leave room for experts.
+        let room = budget.saturating_sub(fixed + Host::least(&self.bundle)).min(budget / 16);
+        let chunk = (usize::try_from(room).unwrap_or(usize::MAX) / working).clamp(SMALLEST_CHUNK, self.most);
+        self.chunk.store(chunk, Ordering::Relaxed);
+        fixed + (chunk * working) as u64
+    }
+
+    /// Makes the experts live with what `caches` leave of a budget. When that is too little, all stays as it was.
+    fn fit(&self, host: &mut Host, budget: u64, caches: u64) -> Result<()> {
+        let before = self.chunk.load(Ordering::Relaxed);
+        let fixed = self.cut(budget, caches);
+        host.resize(budget, fixed).inspect_err(|_| self.chunk.store(before, Ordering::Relaxed))?;
+        self.caches.store(caches, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes bytes for a run's caches, `before` of which it has, from the experts, or gives them back.
+    fn charge(&self, before: u64, after: u64) -> Result<()> {
+        match self.host() {
+            Some(mut host) if before != after => {
+                let budget = host.options().budget;
+                self.fit(&mut host, budget, self.caches.load(Ordering::Relaxed) - before + after)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for CpuRun {
+    fn drop(&mut self) {
+        // More room never fails.
+        let _ = self.shared.charge(self.charged, 0);
     }
 }
 
@@ -84,6 +173,10 @@ struct CpuRun {
     /// For each state, its key/value heads.
     caches: Vec<Vec<Head>>,
     position: usize,
+    /// Bytes of caches that count against the budget.
+    charged: u64,
+    /// Tokens of a batch that `space` may have grown to.
+    chunk: usize,
     space: Space,
 }
 
@@ -93,7 +186,7 @@ impl Run for CpuRun {
     }
 
     fn reset(&mut self) {
-        let Shared { bundle, cache, chunk, .. } = &*self.shared;
+        let Shared { bundle, cache, most: chunk, .. } = &*self.shared;
         let plan = bundle.plan();
         let window = |state: usize| {
             let of_step = plan.steps.iter().find_map(|s| match &s.work {
@@ -108,6 +201,8 @@ impl Run for CpuRun {
             let keep = window(i).map(|w| w.saturating_add(*chunk));
             (0..s.kv_heads).map(|_| Head::new(*cache, s.head_dim as usize, keep)).collect()
         };
+        // More room never fails.
+        let _ = self.shared.charge(std::mem::take(&mut self.charged), 0);
         self.caches = plan.states.iter().enumerate().map(heads).collect();
         self.position = 0;
     }
@@ -118,7 +213,7 @@ impl Run for CpuRun {
         if result.is_err() {
             // What went into the caches may not be finite. (A cache that slides has lost its oldest rows if an earlier batch of this call
             // succeeded; damaged weights do not let any conversation go on for long.)
-            let end = (start + tokens.len()).min(self.position + self.shared.chunk);
+            let end = (start + tokens.len()).min(self.position + self.shared.most);
             self.position = start;
             for head in self.caches.iter_mut().flatten() {
                 head.erase(start..end);
@@ -132,10 +227,25 @@ impl CpuRun {
     fn batches(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
         let shared = self.shared.clone();
         let plan = shared.bundle.plan();
+        if shared.host.is_some() {
+            let end = self.position + tokens.len();
+            let bytes = self.caches.iter().flatten().map(|h| h.bytes(end)).sum::<usize>() as u64;
+            shared.charge(self.charged, bytes.max(self.charged))?;
+            self.charged = bytes.max(self.charged);
+        }
         let mut logits = Vec::new();
-        let batches = tokens.chunks(shared.chunk);
+        let chunk = shared.chunk.load(Ordering::Relaxed);
+        if chunk < self.chunk {
+            // Working memory has to shrink too.
+            self.space = Space::default();
+        }
+        self.chunk = chunk;
+        let batches = tokens.chunks(chunk);
         let last = batches.len() - 1;
         for (i, tokens) in batches.enumerate() {
+            if let Some(mut host) = shared.host() {
+                host.begin_pass();
+            }
             let turns = plan.rotations.iter().map(|r| Turns::new(r, self.position, tokens.len())).collect();
             let c = Context {
                 bundle: &shared.bundle,
@@ -144,6 +254,7 @@ impl CpuRun {
                 options: self.options,
                 position: self.position,
                 turns,
+                host: shared.host.as_ref(),
             };
             forward(&c, tokens, &mut self.caches, &mut self.space)?;
             match want {

@@ -4,7 +4,7 @@ use super::batch::{BatchMut, Slab, View};
 use super::context::{Context, Weights};
 use super::kernels::{Group, Rows};
 use super::norm::add_bias;
-use super::routes::Worklist;
+use super::routes::{Run, Worklist};
 use super::share::{self, Size};
 use crate::codec::GROUP;
 use crate::plan::Activation;
@@ -79,43 +79,83 @@ pub(super) fn expand(c: &Context<'_>, jobs: &[Job<'_>], out: BatchMut<'_>) {
     });
 }
 
+/// The last matrix of a run of the worklist, and what it is multiplied with.
+pub(super) struct Part<'a> {
+    pub(super) run: &'a Run,
+    pub(super) weights: Weights<'a>,
+    /// The run's rows.
+    pub(super) y: View<'a>,
+}
+
 /// How a step's result joins the stream: `x += scale * (Σ weight · (weights · y) + bias)`.
 pub(super) struct Join<'a> {
-    /// For each run of the worklist: its matrix and its rows of `y`.
-    pub(super) runs: Vec<(Weights<'a>, View<'a>)>,
+    pub(super) work: &'a Worklist,
     pub(super) scale: f32,
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Multiplies every run's rows and adds to each token's stream its rows, weighted, in the order of its routes.
-pub(super) fn join(c: &Context<'_>, work: &Worklist, j: &Join<'_>, x: &mut Slab) {
-    let (tokens, rows) = (x.rows, work.rows());
-    let cost = x.data.len() / tokens * j.runs.iter().map(|(w, y)| cost(w, y.rows)).sum::<usize>();
-    let parts = share::parts(c.team.threads(), cost).min(x.data.len() / tokens);
-    c.team.each(share::split(&mut x.data, tokens, parts), |(units, x)| {
-        let at_once = (PENDING / rows).clamp(1, units.len().max(1));
-        let mut pending = vec![[0.0; GROUP]; at_once * rows];
-        for (chunk, x) in x.chunks_mut(at_once * tokens).enumerate() {
-            let first_unit = units.start + chunk * at_once;
-            for (run, (w, y)) in work.runs.iter().zip(&j.runs) {
-                for first in (0..y.rows).step_by(BLOCK) {
-                    let n = BLOCK.min(y.rows - first);
-                    for i in 0..x.len() / tokens {
-                        unit(c, w, first_unit + i, y, first, &mut pending[i * rows + run.rows.start + first..][..n]);
-                    }
-                }
-            }
-            for (i, x) in x.chunks_mut(tokens).enumerate() {
-                for (t, x) in x.iter_mut().enumerate() {
-                    let mut sum = [[0.0; GROUP]];
-                    for (row, weight) in work.of_token(t) {
-                        let y = &pending[i * rows + row];
-                        sum[0].iter_mut().zip(y).for_each(|(s, y)| *s += weight * y);
-                    }
-                    add_bias(&mut sum, j.bias, (first_unit + i) * GROUP);
-                    x.iter_mut().zip(sum[0]).for_each(|(x, s)| *x += j.scale * s);
-                }
+/// Writes the products of all parts for units `first_unit..` to `pending`, `[units][rows of the worklist]`.
+fn multiply(c: &Context<'_>, parts: &[Part<'_>], first_unit: usize, rows: usize, pending: &mut [Group]) {
+    for p in parts {
+        for first in (0..p.y.rows).step_by(BLOCK) {
+            let n = BLOCK.min(p.y.rows - first);
+            for (i, pending) in pending.chunks_mut(rows).enumerate() {
+                unit(c, &p.weights, first_unit + i, &p.y, first, &mut pending[p.run.rows.start + first..][..n]);
             }
         }
-    });
+    }
+}
+
+impl Join<'_> {
+    /// Adds to each token's stream `x`, one unit of it, its rows of `pending`, weighted, in the order of its routes.
+    fn add(&self, unit: usize, pending: &[Group], x: &mut [Group]) {
+        for (t, x) in x.iter_mut().enumerate() {
+            let mut sum = [[0.0; GROUP]];
+            for (row, weight) in self.work.of_token(t) {
+                sum[0].iter_mut().zip(&pending[row]).for_each(|(s, y)| *s += weight * y);
+            }
+            add_bias(&mut sum, self.bias, unit * GROUP);
+            x.iter_mut().zip(sum[0]).for_each(|(x, s)| *x += self.scale * s);
+        }
+    }
+
+    /// Multiplies and adds in one region. `parts` are all runs of the worklist.
+    pub(super) fn all(&self, c: &Context<'_>, parts: &[Part<'_>], x: &mut Slab) {
+        let (tokens, rows) = (x.rows, self.work.rows());
+        let cost = x.data.len() / tokens * parts.iter().map(|p| cost(&p.weights, p.y.rows)).sum::<usize>();
+        let threads = share::parts(c.team.threads(), cost).min(x.data.len() / tokens);
+        c.team.each(share::split(&mut x.data, tokens, threads), |(units, x)| {
+            let at_once = (PENDING / rows).clamp(1, units.len().max(1));
+            let mut pending = vec![[0.0; GROUP]; at_once * rows];
+            for (chunk, x) in x.chunks_mut(at_once * tokens).enumerate() {
+                let first_unit = units.start + chunk * at_once;
+                let pending = &mut pending[..x.len() / tokens * rows];
+                multiply(c, parts, first_unit, rows, pending);
+                for (i, (pending, x)) in pending.chunks(rows).zip(x.chunks_mut(tokens)).enumerate() {
+                    self.add(first_unit + i, pending, x);
+                }
+            }
+        });
+    }
+
+    /// Multiplies some parts into `pending`, `[units][rows of the worklist]`, to be [added](Self::sum) when all are there.
+    pub(super) fn some(&self, c: &Context<'_>, parts: &[Part<'_>], pending: &mut [Group]) {
+        let rows = self.work.rows();
+        let units = pending.len() / rows;
+        let cost = units * parts.iter().map(|p| cost(&p.weights, p.y.rows)).sum::<usize>();
+        let threads = share::parts(c.team.threads(), cost).min(units);
+        c.team.each(share::split(pending, rows, threads), |(units, pending)| multiply(c, parts, units.start, rows, pending));
+    }
+
+    /// Adds what [`some`](Self::some) left: the same sums in the same order as [`all`](Self::all).
+    pub(super) fn sum(&self, c: &Context<'_>, pending: &[Group], x: &mut Slab) {
+        let (tokens, rows) = (x.rows, self.work.rows());
+        let units = x.data.len() / tokens;
+        let threads = share::parts(c.team.threads(), pending.len()).min(units);
+        c.team.each(share::split(&mut x.data, tokens, threads), |(units, x)| {
+            for (u, x) in units.zip(x.chunks_mut(tokens)) {
+                self.add(u, &pending[u * rows..][..rows], x);
+            }
+        });
+    }
 }

@@ -94,6 +94,19 @@ impl Worklist {
         w
     }
 
+    /// The records that are used, each once, ascending, with their runs.
+    pub(super) fn experts(&self) -> impl Iterator<Item = (u32, &Run)> {
+        self.runs.iter().filter_map(|run| match run.source {
+            Source::Record(r) => Some((r, run)),
+            Source::Dense => None,
+        })
+    }
+
+    /// The run that uses the step's dense tensors.
+    pub(super) fn dense_run(&self) -> Option<&Run> {
+        self.runs.iter().find(|r| r.source == Source::Dense)
+    }
+
     /// Rows of all tokens together.
     pub(super) fn rows(&self) -> usize {
         self.tokens.len()
@@ -114,9 +127,17 @@ impl Worklist {
         run.rows.len() == tokens && self.tokens[run.rows.clone()].iter().enumerate().all(|(i, &t)| i == t as usize)
     }
 
-    /// The rows of `x`, `groups` wide, that each run needs: `x` itself where a run has every token, else copied into `space`.
-    pub(super) fn inputs<'a>(&self, c: &Context<'_>, x: View<'a>, groups: usize, space: &'a mut Batch, forms: Forms) -> Vec<View<'a>> {
-        let copied: Vec<&Run> = self.runs.iter().filter(|r| !self.is_everyone(r, x.rows)).collect();
+    /// The rows of `x`, `groups` wide, that each of `runs` needs: `x` itself where a run has every token, else copied into `space`.
+    pub(super) fn inputs<'a>(
+        &self,
+        c: &Context<'_>,
+        runs: &[&Run],
+        x: View<'a>,
+        groups: usize,
+        space: &'a mut Batch,
+        forms: Forms,
+    ) -> Vec<View<'a>> {
+        let copied: Vec<&Run> = runs.iter().copied().filter(|r| !self.is_everyone(r, x.rows)).collect();
         space.reset(copied.iter().map(|r| r.rows.len() * groups).sum(), forms);
         let mut rest = space.as_mut();
         let mut jobs: Vec<_> = copied.iter().map(|run| (*run, rest.split_off(run.rows.len() * groups))).collect();
@@ -140,6 +161,6 @@ impl Worklist {
             at += groups * run.rows.len();
             view
         };
-        self.runs.iter().map(view).collect()
+        runs.iter().copied().map(view).collect()
     }
 }

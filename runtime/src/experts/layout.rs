@@ -15,9 +15,12 @@ impl Sharing {
     /// The better one for a policy under a budget.
     ///
     /// Steps use pools in a cycle, so the longest unused record is the one that is needed soonest: a shared [`Policy::Lru`] with less room
-    /// than one token's demand has evicted every record just before its next use and hits exactly 0 %. Slots of their own cure that.
+    /// than one token's demand has evicted every record just before its next use and hits exactly 0 %. Slots of their own cure that,
+    /// where the budget allows each pool as many as a token needs of it.
     pub fn best(policy: Policy, catalogue: &Catalogue, budget: u64) -> Sharing {
-        if policy == Policy::Lru && budget < catalogue.token_bytes() { Sharing::PerPool } else { Sharing::Shared }
+        let cliff = policy == Policy::Lru && budget < catalogue.token_bytes();
+        let curable = || Layout::new(catalogue, budget, Sharing::PerPool, u64::MAX).is_ok();
+        if cliff && curable() { Sharing::PerPool } else { Sharing::Shared }
     }
 }
 

@@ -126,6 +126,13 @@ impl Tier {
         u32::try_from(self.bays[region].slots.len()).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |p: usize| self.catalogue.pools()[p].bytes;
+        let of_region = |i: usize| self.region_of.iter().position(|&r| r == i).map_or(0, bytes);
+        self.bays.iter().enumerate().map(|(i, b)| b.slots.len() as u64 * of_region(i)).sum()
+    }
+
     /// Where a record is, if it is in.
     pub fn slot(&self, record: RecordId) -> Option<Slot> {
         let number = self.place[record.index()]?;

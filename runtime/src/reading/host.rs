@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use super::{Buffer, Done, Reader};
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
-use crate::experts::{Catalogue, Counts, Heat, Layout, Policy, RecordId, Sharing, Tier};
+use crate::experts::{Catalogue, Heat, Layout, Policy, RecordId, Sharing, Tier};
+use crate::model::Paging;
 
 /// How a [`Host`] works.
 #[derive(Clone, Debug)]
@@ -30,17 +31,24 @@ pub(crate) struct Host {
     /// Bytes of each record that is in and not on its way.
     buffers: Vec<Option<Buffer>>,
     on_their_way: Vec<bool>,
+    /// By a router, not yet ordered.
+    expected: Vec<RecordId>,
     bytes_read: u64,
     stall: Duration,
 }
 
 impl Host {
+    /// Bytes of records that it cannot do with less than.
+    pub(crate) fn least(bundle: &Bundle) -> u64 {
+        Layout::new(&catalogue(bundle), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
+    }
+
     /// An empty cache.
     ///
     /// # Errors
     /// When the budget is too small; the message names the smallest one.
     pub(crate) fn new(bundle: &Arc<Bundle>, options: HostOptions) -> Result<Host> {
-        let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
+        let catalogue = Arc::new(catalogue(bundle));
         let slots = options.budget.saturating_sub(options.fixed);
         let sharing = Sharing::best(options.policy, &catalogue, slots);
         let layout = layout(&catalogue, &options, sharing)?;
@@ -52,16 +60,11 @@ impl Host {
             reader,
             buffers: (0..n).map(|_| None).collect(),
             on_their_way: vec![false; n],
+            expected: Vec::new(),
             bytes_read: 0,
             stall: Duration::ZERO,
             options,
         })
-    }
-
-    /// The smallest budget that works.
-    pub(crate) fn least(&self) -> u64 {
-        let least = Layout::new(self.tier.catalogue(), 0, self.sharing, u64::MAX).err();
-        self.options.fixed + least.unwrap_or(0)
     }
 
     pub(crate) fn tier(&self) -> &Tier {
@@ -72,16 +75,20 @@ impl Host {
         &self.options
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        self.tier.counts()
-    }
-
-    pub(crate) fn bytes_read(&self) -> u64 {
-        self.bytes_read
-    }
-
-    pub(crate) fn stall(&self) -> Duration {
-        self.stall
+    pub(crate) fn report(&self) -> Paging {
+        let HostOptions { budget, fixed, .. } = self.options;
+        let least = Layout::new(self.tier.catalogue(), 0, self.sharing, u64::MAX).err();
+        Paging {
+            budget,
+            fixed,
+            least: fixed + least.unwrap_or(0),
+            slots: self.tier.bytes(),
+            experts: self.tier.catalogue().bytes(),
+            counts: self.tier.counts(),
+            bytes_read: self.bytes_read,
+            stall: self.stall,
+            ..Paging::default()
+        }
     }
 
     pub(crate) fn set_heat(&mut self, heat: Heat) {
@@ -116,20 +123,32 @@ impl Host {
     }
 
     /// Step `step` uses `records`, each named once: they come wave by wave.
-    pub(crate) fn feed(&mut self, step: usize, records: &[RecordId]) -> Feed<'_> {
+    ///
+    /// # Errors
+    /// When there is no memory for one of them.
+    pub(crate) fn feed(&mut self, step: usize, records: &[RecordId]) -> Result<Feed<'_>> {
         while let Some(done) = self.reader.finished() {
             // What was read ahead and failed is asked for again if it is needed.
             let _ = self.arrive(done);
         }
         self.tier.want(step, records);
-        Feed { records: records.to_vec(), left: records.to_vec(), wave: Vec::new(), host: self }
+        let mut feed = Feed { records: records.to_vec(), left: records.to_vec(), wave: Vec::new(), host: self };
+        feed.order()?;
+        feed.host.prefetch();
+        Ok(feed)
     }
 
-    /// A router expects these records to be used soon: they stay, and if it is so set, come.
-    pub(crate) fn expect(&mut self, records: &[RecordId]) {
-        self.tier.expect(records.iter().copied());
-        if self.options.prefetch {
-            for &r in records.iter().filter(|r| self.tier.slot(**r).is_none()).collect::<Vec<_>>() {
+    /// A router expects these records to be used later in this pass: they stay, and if it is so set, come.
+    pub(crate) fn expect(&mut self, records: impl IntoIterator<Item = RecordId>) {
+        self.expected.clear();
+        self.expected.extend(records);
+        self.tier.expect(self.expected.iter().copied());
+    }
+
+    /// Orders what is expected, after what is needed now.
+    fn prefetch(&mut self) {
+        for r in std::mem::take(&mut self.expected) {
+            if self.options.prefetch && self.tier.slot(r).is_none() {
                 // Without memory for it the record is read when it is needed, and the error told then.
                 let _ = self.order(r, false);
             }
@@ -177,9 +196,17 @@ impl Host {
     }
 }
 
+fn catalogue(bundle: &Bundle) -> Catalogue {
+    Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64)
+}
+
 fn layout(catalogue: &Catalogue, o: &HostOptions, sharing: Sharing) -> Result<Layout> {
-    let slots = o.budget.saturating_sub(o.fixed);
-    Layout::new(catalogue, slots, sharing, u64::MAX).map_err(|least| too_small(o.budget, o.fixed + least))
+    let slots = o.budget.checked_sub(o.fixed);
+    let layout = Layout::new(catalogue, slots.unwrap_or(0), sharing, u64::MAX);
+    match (layout, slots) {
+        (Ok(layout), Some(_)) => Ok(layout),
+        (layout, _) => Err(too_small(o.budget, o.fixed + layout.err().unwrap_or(0))),
+    }
 }
 
 pub(crate) fn too_small(budget: u64, least: u64) -> Error {
@@ -203,11 +230,11 @@ pub(crate) struct Feed<'h> {
 }
 
 impl Feed<'_> {
-    /// The next records that are in memory, and stay there until the next call; empty at the end.
+    /// Goes on to the next wave: records that are in memory, and stay there until the next call. False at the end.
     ///
     /// # Errors
     /// When a record cannot be read.
-    pub(crate) fn next(&mut self) -> Result<&[RecordId]> {
+    pub(crate) fn advance(&mut self) -> Result<bool> {
         self.wave.drain(..).for_each(|r| self.host.tier.unpin(r));
         while !self.left.is_empty() {
             self.order()?;
@@ -228,7 +255,7 @@ impl Feed<'_> {
             host.stall += started.elapsed();
             self.take(done)?;
         }
-        Ok(&self.wave)
+        Ok(!self.wave.is_empty())
     }
 
     /// Once more from the beginning: what is still in memory comes first.
@@ -240,9 +267,9 @@ impl Feed<'_> {
         here.iter().for_each(|r| self.host.tier.pin(*r));
     }
 
-    /// The bytes of a record of the last wave.
+    /// The bytes of a record of this wave; `None` for others.
     pub(crate) fn bytes(&self, r: RecordId) -> Option<&[u8]> {
-        self.host.buffers[r.index()].as_ref().map(Buffer::bytes)
+        self.host.buffers[r.index()].as_ref().filter(|_| self.wave.contains(&r)).map(Buffer::bytes)
     }
 
     /// Orders as much of what is left as there are slots for.

@@ -1,0 +1,173 @@
+//! Experts under a budget on the CPU: whatever the budget, the policy and the way of reading, results are the same bits.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hotset::Error;
+use hotset::bundle::{Bundle, Reading};
+use hotset::codec::Codec;
+use hotset::cpu::{CpuModel, CpuPaging};
+use hotset::experts::Policy;
+use hotset::model::{Model, Output, RunOptions, Want};
+use proptest::prelude::*;
+
+use support::Random;
+
+const WHOLE: RunOptions = RunOptions { context: 512, slide: false, stick_epsilon: 0.0 };
+
+/// The bits of the logits after every token, fed in pieces of the given length; `between` is called before each piece.
+fn bits(model: &dyn Model, tokens: &[u32], pieces: usize, mut between: impl FnMut()) -> Result<Vec<u32>, Error> {
+    let mut run = model.start(WHOLE)?;
+    let mut out = Vec::new();
+    for piece in tokens.chunks(pieces) {
+        between();
+        match run.forward(piece, Want::All)? {
+            Output::Logits(l) => out.extend(l.iter().map(|v| v.to_bits())),
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(out)
+}
+
+fn paging(budget: u64) -> CpuPaging {
+    CpuPaging { budget, ..CpuPaging::default() }
+}
+
+fn open(bundle: &Arc<Bundle>, paging: &CpuPaging) -> Result<CpuModel, Error> {
+    CpuModel::paged(bundle.clone(), Some(2), paging)
+}
+
+/// The smallest budget of a bundle, as the error about a smaller one names it.
+fn least(bundle: &Arc<Bundle>) -> u64 {
+    let message = open(bundle, &paging(0)).unwrap_err().to_string();
+    let bytes = message.split("works is ").nth(1).and_then(|s| s.split(' ').next()).unwrap();
+    bytes.parse().unwrap()
+}
+
+/// The bytes of the caches after `tokens` tokens, which a budget must hold too.
+fn caches(model: &dyn Model, tokens: usize) -> u64 {
+    model.report().cache_bytes_per_token * (tokens as u64).next_multiple_of(32)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn no_budget_changes_a_bit(
+        seed in 0u64..400,
+        codec in proptest::sample::select(&Codec::ALL[..]),
+        share in 0.0f64..1.1,
+        policy in proptest::sample::select(&Policy::ALL[..]),
+        reading in proptest::sample::select(&[Reading::Direct, Reading::Buffered, Reading::Mapped][..]),
+        prefetch in any::<bool>(),
+        pieces in 1usize..40,
+        moving in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = Arc::new(support::bundle(dir.path(), seed, codec));
+        let tokens = Random::new(seed).tokens(40, bundle.plan().vocab);
+        let resident = CpuModel::new(bundle.clone(), Some(2)).unwrap();
+        let want = bits(&resident, &tokens, 40, || {}).unwrap();
+
+        let least = least(&bundle) + caches(&resident, tokens.len());
+        let budget = least + (bundle.len() as f64 * share) as u64;
+        let model = open(&bundle, &CpuPaging { budget, policy, reading, prefetch }).unwrap();
+        let mut random = Random::new(seed);
+        let between = || {
+            if moving {
+                let least = model.report().paging.unwrap().least + caches(&resident, tokens.len());
+                model.set_budget(least + u64::from(random.below(1 << 16))).unwrap();
+            }
+        };
+        prop_assert!(bits(&model, &tokens, pieces, between).unwrap() == want);
+        let report = model.report().paging.unwrap();
+        prop_assert!(report.fixed + report.slots <= report.budget, "{:?}", report);
+    }
+}
+
+#[test]
+fn a_budget_that_moves_from_another_thread_changes_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Arc::new(support::bundle(dir.path(), 3, Codec::Q8));
+    let tokens = Random::new(3).tokens(60, bundle.plan().vocab);
+    let want = bits(&CpuModel::new(bundle.clone(), Some(2)).unwrap(), &tokens, 60, || {}).unwrap();
+    let model = open(&bundle, &paging(1 << 30)).unwrap();
+    let (least, most) = (model.report().paging.unwrap().least + 2 * caches(&model, tokens.len()), 1 << 30);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            for i in 0..2000 {
+                model.set_budget(if i % 2 == 0 { least } else { most }).unwrap();
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        // Two conversations at once share the experts.
+        let both = [1, 7].map(|pieces| {
+            s.spawn({
+                let (model, tokens) = (&model, &tokens);
+                move || bits(model, tokens, pieces, || {}).unwrap()
+            })
+        });
+        let both = both.map(|b| b.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+        assert!(both.iter().all(|got| *got == want));
+    });
+}
+
+#[test]
+fn too_small_a_budget_names_the_smallest_and_that_one_works() {
+    for seed in 0..12 {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::Q4));
+        let least = least(&bundle);
+        assert!(matches!(open(&bundle, &paging(least - 1)), Err(Error::Input(_))));
+        let model = open(&bundle, &paging(least)).unwrap();
+        // Not a byte is left for caches: the first token says so, and the run goes on once there is room.
+        let mut run = model.start(WHOLE).unwrap();
+        let error = run.forward(&[0], Want::Last).unwrap_err();
+        assert!(error.to_string().contains("too small"), "{error}");
+        assert_eq!(run.position(), 0);
+        model.set_budget(least + caches(&model, 1)).unwrap();
+        run.forward(&[0], Want::Last).unwrap();
+        // What a conversation took comes back with its end.
+        let before = model.report().paging.unwrap().fixed;
+        drop(run);
+        assert_eq!(model.report().paging.unwrap().fixed, before - caches(&model, 1));
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_is_an_error_and_the_run_goes_on_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(support::bundle(dir.path(), 5, Codec::F32));
+    let path = dir.path().join("5.hotset");
+    let whole = std::fs::read(&path).unwrap();
+    let want = {
+        let bundle = Arc::new(Bundle::open(&path).unwrap());
+        let tokens = Random::new(5).tokens(20, bundle.plan().vocab);
+        bits(&CpuModel::new(bundle, Some(1)).unwrap(), &tokens, 1, || {}).unwrap()
+    };
+    let mut bundle = Bundle::open(&path).unwrap();
+    bundle.hold_dense().unwrap();
+    let bundle = Arc::new(bundle);
+    let tokens = Random::new(5).tokens(20, bundle.plan().vocab);
+    for reading in [Reading::Direct, Reading::Buffered] {
+        let least = least(&bundle);
+        let model = open(&bundle, &CpuPaging { budget: least + (1 << 20), reading, ..CpuPaging::default() }).unwrap();
+        let mut run = model.start(WHOLE).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bundle.record_range(0, 0).start as u64).unwrap();
+        let error = run.forward(&tokens[..1], Want::Last).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(run.position(), 0);
+        std::fs::write(&path, &whole).unwrap();
+        assert!(bits(&model, &tokens, 1, || {}).unwrap() == want);
+        assert!(matches!(run.forward(&tokens, Want::Last), Ok(Output::Logits(_))));
+    }
+}
