@@ -122,8 +122,7 @@ fn groups(catalogue: &Catalogue, budget: u64, sharing: Sharing, region_bytes: u6
         }
         // Neighbouring pools share a region as long as their share of the budget fits it.
         let wanted: f64 = pools.iter().map(|&p| share * f64::from(catalogue.pools()[p].records) * size as f64).sum();
-        let regions = ((wanted / region_bytes as f64).ceil() as usize).clamp(1, pools.len());
-        let per_region = pools.len().div_ceil(regions);
+        let per_region = ((pools.len() as f64 * region_bytes as f64 / wanted.max(1.0)) as usize).clamp(1, pools.len());
         out.extend(pools.chunks(per_region).map(|chunk| Group::new(catalogue, chunk.to_vec(), region_bytes)));
     }
     out

@@ -68,7 +68,7 @@ pub use arithmetic::Arithmetic;
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
-use crate::model::{Model, Report, Run, RunOptions};
+use crate::model::{Model, Report, Run, RunOptions, not_paged};
 use device::Device;
 use paged::Paged;
 use run::GpuRun;
@@ -206,9 +206,7 @@ impl Model for GpuModel {
 
     fn set_budget(&self, bytes: u64) -> Result<()> {
         match &self.loaded.experts {
-            Experts::Resident(_) => {
-                Err(Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
-            }
+            Experts::Resident(_) => Err(not_paged()),
             Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
         }
     }
