@@ -78,11 +78,18 @@ impl Layout {
     /// # Errors
     /// The smallest budget that would do.
     pub fn new(catalogue: &Catalogue, budget: u64, sharing: Sharing, region_bytes: u64) -> Result<Layout, u64> {
-        let groups = groups(catalogue, budget, sharing, region_bytes);
+        // Each region has a least of its own: where that is too much, there must be fewer.
+        let mut hint = budget;
+        let groups = loop {
+            let groups = groups(catalogue, hint, sharing, region_bytes);
+            let least = groups.iter().map(|g| g.slots(0) * g.bytes).sum::<u64>();
+            match least <= budget {
+                true => break groups,
+                false if hint == 0 => return Err(least),
+                false => hint /= 2,
+            }
+        };
         let bytes = |share: u64| groups.iter().map(|g| g.slots(share) * g.bytes).sum::<u64>();
-        if bytes(0) > budget {
-            return Err(bytes(0));
-        }
         let (mut low, mut high) = (0, SHARES);
         while low < high {
             let middle = (low + high).div_ceil(2);
