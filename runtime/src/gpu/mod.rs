@@ -62,6 +62,7 @@ mod weights;
 
 use std::sync::Arc;
 
+pub use crate::paging::Placement;
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
 pub use arithmetic::Arithmetic;
 
@@ -74,16 +75,6 @@ use paged::Paged;
 use run::GpuRun;
 use slabs::Slabs;
 use weights::Weights;
-
-/// Where experts live when there is a budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// In as many slots as the budget pays for; the others are paged in when they are chosen. Changes no bit of any result.
-    #[default]
-    Paged,
-    /// All on the device; a budget that does not hold them is an error.
-    Resident,
-}
 
 /// How to open a device, and how much of it to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
