@@ -5,11 +5,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::bundle::{Bundle, Manifest};
-use crate::cpu::CpuModel;
 use crate::cpu::reference::ReferenceModel;
+use crate::cpu::{CpuModel, CpuPaging};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
 use crate::model::{Model, Report};
+use crate::paging::{PagingOptions, Placement};
 use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
 use crate::text::Tokenizer;
@@ -57,6 +58,8 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// How a GPU multiplies with quantised weights; by default what it does fastest.
     pub gpu_arithmetic: Option<Arithmetic>,
+    /// Budgets for a model that does not fit.
+    pub paging: PagingOptions,
 }
 
 /// A bundle made ready on one device. Clones are the same engine; it is `Send` and `Sync`.
@@ -84,8 +87,11 @@ impl Engine {
         if let Some(n) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::Input(format!("{n} threads are impossible; choose 1 to {MAX_THREADS}")));
         }
-        let bundle = Arc::new(Bundle::open(path)?);
-        let model = ready(&bundle, options)?;
+        let mut bundle = Arc::new(Bundle::open(path)?);
+        let model = ready(&mut bundle, options)?;
+        if let Some(heat) = &options.paging.heat {
+            model.set_heat(heat)?;
+        }
         Engine::with_model(bundle, model)
     }
 
@@ -133,14 +139,37 @@ impl Engine {
         self.0.model.report()
     }
 
+    /// Changes the bytes that the model may take of its device's memory, from any thread, also in the middle of a generation: what no longer
+    /// fits is given back before the next step. Answers do not change.
+    ///
+    /// # Errors
+    /// When the engine was opened without a budget for its device, or this one is too small; the message names the smallest.
+    pub fn set_budget(&self, bytes: u64) -> Result<()> {
+        self.0.model.set_budget(bytes)
+    }
+
+    /// What was learned about which experts are used, to be kept for [`PagingOptions::heat`] of the next start; `None` without a budget.
+    pub fn heat(&self) -> Option<String> {
+        self.0.model.heat()
+    }
+
     pub(crate) fn model(&self) -> &dyn Model {
         self.0.model.as_ref()
     }
 }
 
 /// Makes `bundle` ready on the device that `options` ask for.
-fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+fn ready(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    let PagingOptions { vram, ram, .. } = options.paging;
+    let useless = |flag: &str, device: &str, other: &str| {
+        Error::Input(format!("a budget of {flag} means nothing on {device}, whose memory is limited by {other}"))
+    };
     match &options.device {
+        Device::Cpu if vram.is_some() => Err(useless("vram", "the CPU", "ram")),
+        Device::Gpu | Device::Named(_) if ram.is_some() => Err(useless("ram", "a GPU", "vram")),
+        Device::Reference if vram.or(ram).is_some() => {
+            Err(Error::Input("the reference executor maps the whole file and has no budget".into()))
+        }
         Device::Cpu => cpu(bundle, options),
         Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
         Device::Gpu => gpu(bundle, AdapterChoice::Any, options),
@@ -152,10 +181,21 @@ fn ready(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>
     }
 }
 
-fn cpu(bundle: &Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?))
+fn cpu(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
+    let PagingOptions { ram, policy, reading, prefetch, placement, .. } = options.paging;
+    let Some(budget) = ram else {
+        return Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?));
+    };
+    // The system must not take dense weights back to make room for what we read. Nobody else has the bundle yet.
+    if let Some(bundle) = Arc::get_mut(bundle) {
+        bundle.hold_dense()?;
+    }
+    let paging = CpuPaging { budget, policy, reading, prefetch, resident: placement == Placement::Resident };
+    Ok(Box::new(CpuModel::paged(bundle.clone(), options.threads, &paging)?))
 }
 
 fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    Ok(Box::new(GpuModel::new(bundle.clone(), &GpuOptions { arithmetic: options.gpu_arithmetic, ..GpuOptions::on(adapter) })?))
+    let PagingOptions { vram: budget, policy, reading, placement, .. } = options.paging;
+    let gpu = GpuOptions { arithmetic: options.gpu_arithmetic, budget, policy, reading, placement, ..GpuOptions::on(adapter) };
+    Ok(Box::new(GpuModel::new(bundle.clone(), &gpu)?))
 }

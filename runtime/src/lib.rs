@@ -28,6 +28,13 @@
 //! [`SessionOptions::context`] tokens are kept. A prompt that does not fit is an [`Error::Context`], an answer that fills it ends with
 //! [`StopReason::Context`]; with [`Overflow::Slide`] the oldest tokens are forgotten instead. Nothing is ever cut silently.
 //!
+//! # Models larger than memory
+//!
+//! [`PagingOptions`] set budgets: `ram` for a model on the CPU, `vram` for one on a GPU. Everything counts: dense weights, caches of all
+//! conversations, working memory; what is left holds experts, and the others are read from the file when they are chosen. The answers
+//! are the same bits under every budget. [`Engine::set_budget`] changes it at any moment, from any thread: call it when the system asks
+//! for memory. [`Engine::report`] tells how it goes.
+//!
 //! # Errors
 //!
 //! One type, [`Error`], whose texts are sentences for people and whose [`Category`] is for programs. No file and no argument makes the
@@ -47,6 +54,7 @@ mod error;
 pub mod experts;
 pub mod gpu;
 pub mod model;
+mod paging;
 pub mod plan;
 mod reading;
 mod session;
@@ -54,6 +62,7 @@ pub mod text;
 
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
+pub use paging::{PagingOptions, Placement};
 pub use session::{
     CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, Session,
     SessionOptions, Statistics, StopReason, Stream, Token,

@@ -28,6 +28,20 @@ pub trait Model: Send + Sync {
         let _ = bytes;
         Err(not_paged())
     }
+
+    /// What was learned about which experts are used, as JSON for [`set_heat`](Self::set_heat); `None` when all are resident.
+    fn heat(&self) -> Option<String> {
+        None
+    }
+
+    /// Starts from what an earlier run learned. Without a budget there is nothing to learn and nothing happens.
+    ///
+    /// # Errors
+    /// When it is damaged or belongs to another bundle.
+    fn set_heat(&self, json: &str) -> Result<()> {
+        let _ = json;
+        Ok(())
+    }
 }
 
 /// A model without a budget was asked to change it.

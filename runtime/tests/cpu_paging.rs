@@ -74,7 +74,7 @@ proptest! {
 
         let least = least(&bundle) + caches(&resident, tokens.len());
         let budget = least + (bundle.len() as f64 * share) as u64;
-        let model = open(&bundle, &CpuPaging { budget, policy, reading, prefetch }).unwrap();
+        let model = open(&bundle, &CpuPaging { budget, policy, reading, prefetch, resident: false }).unwrap();
         let mut random = Random::new(seed);
         let between = || {
             if moving {
@@ -140,6 +140,36 @@ fn too_small_a_budget_names_the_smallest_and_that_one_works() {
         drop(run);
         assert_eq!(model.report().paging.unwrap().fixed, before - caches(&model, 1));
     }
+}
+
+#[test]
+fn resident_wants_room_for_everything_and_then_reads_each_expert_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Arc::new(support::bundle(dir.path(), 3, Codec::Q8));
+    let experts = open(&bundle, &paging(1 << 30)).unwrap().report().paging.unwrap().experts;
+    let with = |budget| open(&bundle, &CpuPaging { budget, resident: true, ..CpuPaging::default() });
+    let message = with(least(&bundle)).unwrap_err().to_string();
+    assert!(message.contains("too small"), "{message}");
+    let model = with(1 << 30).unwrap();
+    let tokens = Random::new(3).tokens(60, bundle.plan().vocab);
+    bits(&model, &tokens, 1, || {}).unwrap();
+    assert!(model.report().paging.unwrap().bytes_read <= experts);
+}
+
+#[test]
+fn heat_brings_back_what_an_earlier_run_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Arc::new(support::bundle(dir.path(), 3, Codec::Q8));
+    let tokens = Random::new(3).tokens(60, bundle.plan().vocab);
+    let cold = open(&bundle, &paging(1 << 30)).unwrap();
+    let want = bits(&cold, &tokens, 1, || {}).unwrap();
+    let warm = open(&bundle, &paging(1 << 30)).unwrap();
+    warm.set_heat(&cold.heat().unwrap()).unwrap();
+    assert!(bits(&warm, &tokens, 1, || {}).unwrap() == want);
+    let (cold, warm) = (cold.report().paging.unwrap(), warm.report().paging.unwrap());
+    assert_eq!(warm.counts.misses, 0, "{warm:?}");
+    assert!(cold.counts.misses > 0, "{cold:?}");
+    assert!(open(&bundle, &paging(1 << 30)).unwrap().set_heat("{}").is_err());
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Flags that several commands share.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use clap::Args;
+use hotset::bundle::Reading;
+use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
-use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, Sampling, Session, SessionOptions};
+use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, Session, SessionOptions};
 
 use crate::failure::{Failure, Result};
 
@@ -23,13 +27,70 @@ pub(crate) struct DeviceArgs {
     /// How a GPU multiplies with q8 and q4 weights: float, half or int8 [default: the fastest there, float among equals]
     #[arg(long, value_name = "ARITHMETIC")]
     gpu_arithmetic: Option<Arithmetic>,
+    #[command(flatten)]
+    paging: PagingArgs,
+}
+
+/// Models larger than memory.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Memory")]
+struct PagingArgs {
+    /// Take at most this much of the system's memory for a model on the CPU, such as 1.5GiB; experts beyond it are read when needed
+    #[arg(long, value_name = "BYTES")]
+    ram: Option<ByteSize>,
+    /// Take at most this much of a GPU's memory
+    #[arg(long, value_name = "BYTES")]
+    vram: Option<ByteSize>,
+    /// paged, or resident: fail unless all experts fit
+    #[arg(long, value_name = "PLACEMENT", default_value = "paged")]
+    placement: Placement,
+    /// Which expert leaves first: next-use, lru or lfu
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    policy: Policy,
+    /// How experts are read: direct, buffered or mapped
+    #[arg(long, value_name = "WAY", default_value = "direct")]
+    reading: Reading,
+    /// Read experts that the next step will probably need before it asks
+    #[arg(long)]
+    prefetch: bool,
+    /// Start from what earlier runs learned about which experts are used, and learn on
+    #[arg(long, value_name = "FILE")]
+    heat: Option<PathBuf>,
+}
+
+impl PagingArgs {
+    fn options(&self) -> Result<PagingOptions> {
+        let heat = self.heat.as_ref().filter(|p| p.exists());
+        let heat = heat.map(|p| std::fs::read_to_string(p).map_err(|e| Failure::new(format!("cannot read {}: {e}", p.display()))));
+        Ok(PagingOptions {
+            vram: self.vram.map(|b| b.as_u64()),
+            ram: self.ram.map(|b| b.as_u64()),
+            placement: self.placement,
+            policy: self.policy,
+            reading: self.reading,
+            prefetch: self.prefetch,
+            heat: heat.transpose()?,
+        })
+    }
 }
 
 impl DeviceArgs {
     /// Opens `bundle` on the device.
     pub(crate) fn open(&self, bundle: &Path) -> Result<Engine> {
-        let &DeviceArgs { ref device, threads, gpu_arithmetic } = self;
-        Ok(Engine::open(bundle, &EngineOptions { device: device.clone(), threads, gpu_arithmetic })?)
+        let &DeviceArgs { ref device, threads, gpu_arithmetic, ref paging } = self;
+        Ok(Engine::open(bundle, &EngineOptions { device: device.clone(), threads, gpu_arithmetic, paging: paging.options()? })?)
+    }
+
+    /// Keeps what the engine learned, where that was asked for.
+    pub(crate) fn keep_heat(&self, engine: &Engine) -> Result<()> {
+        let Some(path) = &self.paging.heat else { return Ok(()) };
+        let heat = engine.heat().ok_or_else(|| Failure::new("there is no heat to keep without --ram or --vram"))?;
+        let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()));
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
+        file.write_all(heat.as_bytes()).map_err(failed)?;
+        file.persist(path).map_err(|e| failed(e.error))?;
+        Ok(())
     }
 
     /// Threads that compute on the CPU.

@@ -62,6 +62,8 @@ pub struct CpuPaging {
     pub reading: Reading,
     /// Whether the next step's likely experts are read ahead.
     pub prefetch: bool,
+    /// Whether it is an error when the budget does not hold all experts.
+    pub resident: bool,
 }
 
 impl CpuModel {
@@ -82,9 +84,9 @@ impl CpuModel {
         let CpuModel { mut shared } = CpuModel::new(bundle, threads)?;
         // Nobody else has it yet.
         if let Some(s) = Arc::get_mut(&mut shared) {
-            let CpuPaging { budget, policy, reading, prefetch } = *paging;
+            let CpuPaging { budget, policy, reading, prefetch, resident } = *paging;
             let fixed = s.cut(budget, 0);
-            s.host = Some(Mutex::new(Host::new(&s.bundle, HostOptions { budget, fixed, policy, reading, prefetch })?));
+            s.host = Some(Mutex::new(Host::new(&s.bundle, HostOptions { budget, fixed, policy, reading, prefetch, resident })?));
         }
         Ok(CpuModel { shared })
     }
@@ -128,9 +130,21 @@ impl Model for CpuModel {
         let mut host = self.shared.host().ok_or_else(not_paged)?;
         self.shared.fit(&mut host, bytes, self.shared.caches.load(Ordering::Relaxed))
     }
+
+    fn heat(&self) -> Option<String> {
+        Some(self.shared.host()?.heat(self.shared.fingerprint()))
+    }
+
+    fn set_heat(&self, json: &str) -> Result<()> {
+        self.shared.host().map_or(Ok(()), |mut host| host.set_heat(json, self.shared.fingerprint()))
+    }
 }
 
 impl Shared {
+    fn fingerprint(&self) -> &str {
+        &self.bundle.manifest().fingerprint
+    }
+
     fn host(&self) -> Option<MutexGuard<'_, Host>> {
         // A step that panicked leaves reads on their way, which whoever comes next takes in.
         self.host.as_ref().map(|h| h.lock().unwrap_or_else(PoisonError::into_inner))

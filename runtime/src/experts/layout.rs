@@ -78,11 +78,18 @@ impl Layout {
     /// # Errors
     /// The smallest budget that would do.
     pub fn new(catalogue: &Catalogue, budget: u64, sharing: Sharing, region_bytes: u64) -> Result<Layout, u64> {
-        let groups = groups(catalogue, budget, sharing, region_bytes);
+        // Each region has a least of its own: where that is too much, there must be fewer.
+        let mut hint = budget;
+        let groups = loop {
+            let groups = groups(catalogue, hint, sharing, region_bytes);
+            let least = groups.iter().map(|g| g.slots(0) * g.bytes).sum::<u64>();
+            match least <= budget {
+                true => break groups,
+                false if hint == 0 => return Err(least),
+                false => hint /= 2,
+            }
+        };
         let bytes = |share: u64| groups.iter().map(|g| g.slots(share) * g.bytes).sum::<u64>();
-        if bytes(0) > budget {
-            return Err(bytes(0));
-        }
         let (mut low, mut high) = (0, SHARES);
         while low < high {
             let middle = (low + high).div_ceil(2);
@@ -122,8 +129,7 @@ fn groups(catalogue: &Catalogue, budget: u64, sharing: Sharing, region_bytes: u6
         }
         // Neighbouring pools share a region as long as their share of the budget fits it.
         let wanted: f64 = pools.iter().map(|&p| share * f64::from(catalogue.pools()[p].records) * size as f64).sum();
-        let regions = ((wanted / region_bytes as f64).ceil() as usize).clamp(1, pools.len());
-        let per_region = pools.len().div_ceil(regions);
+        let per_region = ((pools.len() as f64 * region_bytes as f64 / wanted.max(1.0)) as usize).clamp(1, pools.len());
         out.extend(pools.chunks(per_region).map(|chunk| Group::new(catalogue, chunk.to_vec(), region_bytes)));
     }
     out

@@ -140,6 +140,21 @@ fn the_smallest_budget_is_one_tokens_routes_at_each_size() {
     assert_eq!(Layout::new(&c, 539, Sharing::PerPool, u64::MAX), Err(540));
 }
 
+/// More bytes never hurt, even where regions are small and a budget asks for many of them.
+#[test]
+fn every_budget_from_the_least_on_works() {
+    let c = catalogue(&[(9, 4), (7, 2), (8, 3), (4, 4), (6, 1)], &[100, 100, 40], &[0, 1, 2, 3, 4]);
+    for region in [300, 400, 500, 900, u64::MAX] {
+        let least = Layout::new(&c, 0, Sharing::Shared, region).expect_err("nothing fits in nothing");
+        for budget in 0..=c.bytes() {
+            match Layout::new(&c, budget, Sharing::Shared, region) {
+                Ok(layout) => assert!((least..=budget).contains(&layout.bytes()), "{budget} of {least}"),
+                Err(needed) => assert!(budget < least && needed == least, "{budget} of {least}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn heat_survives_saving_and_refuses_what_is_not_its_own() {
     let c = layers(2, 4, 1);

@@ -21,11 +21,7 @@ pub(super) struct Budget {
 impl Budget {
     /// The smallest limit that works while all runs stay.
     pub(super) fn least(&self, catalogue: &Catalogue) -> u64 {
-        let mut slots = 0;
-        while let Err(least) = self.cut(catalogue, slots) {
-            slots = least.max(slots + 1);
-        }
-        self.taken() + slots
+        self.taken() + self.cut(catalogue, 0).err().unwrap_or(0)
     }
 
     /// What cannot be paged.

@@ -1,7 +1,7 @@
 //! One token under a budget: steps run ahead of the CPU until an expert is missing.
 //!
-//! The CPU hands over some steps, then looks: at the latch, and at what was chosen. If a step stalled, its other experts have computed by
-//! then, and everything behind it has done nothing. So the missing ones are brought, compute late, and the token goes on from there.
+//! The CPU hands over some steps, then looks: at the latch, and at what was chosen. If a step stalled, its other experts compute
+//! nevertheless, and everything behind it does nothing. So the missing ones are brought, compute late, and the token goes on from there.
 
 use super::latch::Latch;
 use super::paged::Paged;
@@ -29,12 +29,20 @@ impl GpuRun {
                 self.rebind(pager)?;
             }
             let end = self.window(at, pager.complete());
-            recording.run(self.programs.steps[at..end].iter().flat_map(|s| s.all()), &frame);
+            // The CPU looks when the last choice is made: missing experts are read while those that are there compute.
+            let cut = if end < steps { at..end - 1 } else { at..end };
+            recording.run(self.programs.steps[cut.clone()].iter().flat_map(|s| s.all()), &frame);
+            let last = self.programs.steps[cut.end..end].first();
+            recording.run(last.map(|s| &s.before), &frame);
             let results = if end == steps { self.finish(&mut recording, &frame) } else { 0 };
             recording.copy((&device.latch.buffer, 0), (&self.memory.results, 0), Latch::BYTES);
             recording.copy((&self.memory.choices, 0), (&self.memory.results, Latch::BYTES), self.memory.choices.size());
-            recording.submit();
-            let mut back = device.read(&self.memory.results, 0..self.head() + results)?;
+            let chosen = recording.submit();
+            if let Some(step) = last {
+                recording.run(step.all().skip(1), &frame);
+                recording.submit();
+            }
+            let mut back = device.read(chosen, &self.memory.results, 0..self.head() + results)?;
             let words: Vec<u32> = back[..self.head() as usize].as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
             let (latch, choices) = words.split_at(Latch::BYTES as usize / 4);
             let stalled = (latch[0] as usize).checked_sub(1);
@@ -53,7 +61,7 @@ impl GpuRun {
                     at = end;
                 }
                 Some(step) => {
-                    self.adapt(Some(step - at));
+                    self.adapt(Some((at..step).filter(|&s| self.chosen(s, choices).is_some()).count()));
                     pager.fetch(device, step, self.chosen(step, choices).unwrap_or_default())?;
                     recording.release();
                     let program = &self.programs.steps[step];

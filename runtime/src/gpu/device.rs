@@ -225,8 +225,8 @@ impl Device {
         self.check()
     }
 
-    /// Waits, then copies a range of a readback buffer.
-    pub(super) fn read(&self, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
+    /// Waits for a submission, then copies a range of a readback buffer, which no later one writes.
+    pub(super) fn read(&self, submission: wgpu::SubmissionIndex, buffer: &wgpu::Buffer, range: Range<u64>) -> Result<Vec<u8>> {
         let bytes = range.end - range.start;
         let slice = buffer.slice(range);
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -234,7 +234,7 @@ impl Device {
             // The receiver lives until the end of this function, which waits for this call.
             let _ = sender.send(r);
         });
-        self.wait()?;
+        self.wait_for(submission)?;
         receiver.try_recv().map_err(|e| failed("return results", e))?.map_err(|e| failed("return results", e))?;
         let data = slice.get_mapped_range().map_err(|e| failed("return results", e))?.to_vec();
         buffer.unmap();

@@ -105,8 +105,12 @@ fn shared_types(device: &Device) -> u32 {
     let instance = hal.shared_instance().raw_instance();
     // SAFETY: the physical device is the instance's.
     let memory = unsafe { instance.get_physical_device_memory_properties(hal.raw_physical_device()) };
+    let local = |h: &&vk::MemoryHeap| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL);
+    let largest = memory.memory_heaps_as_slice().iter().filter(local).map(|h| h.size).max().unwrap_or(0);
+    // A small window into the GPU's own memory is not what is meant.
+    let shared = |t: &vk::MemoryType| t.property_flags.contains(SHARED) && memory.memory_heaps[t.heap_index as usize].size == largest;
     let types = memory.memory_types_as_slice().iter().enumerate();
-    types.filter(|(_, t)| t.property_flags.contains(SHARED)).map(|(i, _)| 1 << i).sum()
+    types.filter(|(_, t)| shared(t)).map(|(i, _)| 1 << i).sum()
 }
 
 /// A buffer for kernels in shared memory, and where the CPU finds it.

@@ -5,10 +5,33 @@
 //! * `arithmetic` and `measure`: how quantised weights are multiplied, by what is fastest on the device;
 //! * `lower`: each step of the plan as a few dispatches, their buffers bound once;
 //! * `program`: those dispatches, recorded anew for every batch with parameters that follow from it;
-//! * `run`: one conversation: caches, batches, results.
+//! * `run`: one conversation: caches, batches, results; `memory`: its buffers, counted before they are made;
+//! * `paged`, `budget` and `pager`: experts under a budget; `backing`, `staged` and `import`: how their bytes get into slots.
 //!
 //! Everything between token id and candidates happens on the device. All sums run in an order that depends on shapes alone, so a result
 //! never depends on timing.
+//!
+//! # Paging
+//!
+//! Under a [budget](GpuOptions::budget) a model takes so many bytes and no more: dense weights, the memory of every run, staging, and slots
+//! with what is left. Slots are equal cells of a few large buffers; `slot_of`, a table on the device, says which slot holds which expert, and
+//! the [store](crate::experts) decides who leaves. Kernels know nothing of it but the table: a route whose expert is missing is skipped.
+//!
+//! *One token* runs ahead of the CPU. `route` looks its choice up; where an expert is missing it closes the latch, a few bytes that every
+//! later kernel looks at first, and everything behind returns at once. The experts of that step that are there still compute. The CPU hands
+//! over a window of steps, waits, and reads the latch and what was chosen. After a stall it reads the missing experts into slots, shows only
+//! these in the second half of the table, lets the step's experts run once more with that half, opens the latch, and goes on with what
+//! follows: no step is repeated, and no route computed twice. The window doubles while nothing is missing, and shrinks to the length of the
+//! last clean stretch otherwise; when all experts are there it is the whole token, so a token costs one synchronisation.
+//!
+//! *A batch* chooses many experts at every step, more than there may be slots for. The choice comes back once for each step; the experts
+//! that are there compute first, the others come wave by wave, the next wave being read while one computes.
+//!
+//! Every route has a row of its own, which the next step adds up in the order of the routes. So it does not matter when an expert came or in
+//! which slot it was: results are the same, bit for bit, under every budget.
+//!
+//! The budget may change at any moment ([`Model::set_budget`]): before the next step the slots are given back and cut anew, empty.
+//! While a model is being opened its weights pass through a few dozen MiB of staging that the budget does not count.
 
 mod adapter;
 mod arithmetic;
@@ -39,28 +62,19 @@ mod weights;
 
 use std::sync::Arc;
 
+pub use crate::paging::Placement;
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
 pub use arithmetic::Arithmetic;
 
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
-use crate::model::{Model, Report, Run, RunOptions};
+use crate::model::{Model, Report, Run, RunOptions, not_paged};
 use device::Device;
 use paged::Paged;
 use run::GpuRun;
 use slabs::Slabs;
 use weights::Weights;
-
-/// Where experts live when there is a budget.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Placement {
-    /// In as many slots as the budget pays for; the others are paged in when they are chosen. Changes no bit of any result.
-    #[default]
-    Paged,
-    /// All on the device; a budget that does not hold them is an error.
-    Resident,
-}
 
 /// How to open a device, and how much of it to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,17 +189,15 @@ impl Model for GpuModel {
         match &self.loaded.experts {
             Experts::Resident(_) => self.report.clone(),
             Experts::Paged(paged) => {
-                let (paging, slots) = paged.paging(&self.loaded.device);
-                Report { device_bytes: paging.fixed + slots, paging: Some(paging), ..self.report.clone() }
+                let paging = paged.paging(&self.loaded.device);
+                Report { device_bytes: paging.fixed + paging.slots, paging: Some(paging), ..self.report.clone() }
             }
         }
     }
 
     fn set_budget(&self, bytes: u64) -> Result<()> {
         match &self.loaded.experts {
-            Experts::Resident(_) => {
-                Err(Error::Input("this model is resident as a whole; open it with a budget to be able to change it".into()))
-            }
+            Experts::Resident(_) => Err(not_paged()),
             Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
         }
     }

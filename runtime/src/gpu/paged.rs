@@ -23,8 +23,8 @@ pub(super) struct Paged {
     placement: Placement,
     pager: Mutex<Pager>,
     budget: Mutex<Budget>,
-    /// How things stood after the last pass, and the bytes of all slots.
-    status: Mutex<(Paging, u64)>,
+    /// How things stood after the last pass.
+    status: Mutex<Paging>,
 }
 
 /// Most bytes of staging.
@@ -156,30 +156,28 @@ impl Paged {
 
     fn note(&self, pager: &Pager, budget: &Budget) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let paging = Paging {
+        *status = Paging {
             budget: budget.limit,
-            slots: pager.layout().regions.iter().map(|r| u64::from(r.slots)).sum(),
-            experts: self.catalogue.records() as u64,
+            slots: pager.layout().bytes(),
+            experts: self.catalogue.bytes(),
             counts: pager.tier.counts(),
             bytes_read: pager.bytes_read,
             stall: pager.stall,
             ..Paging::default()
         };
-        *status = (paging, pager.layout().bytes());
     }
 
-    /// How it fares, and the bytes of all slots.
-    pub(super) fn paging(&self, device: &Device) -> (Paging, u64) {
+    /// How it fares.
+    pub(super) fn paging(&self, device: &Device) -> Paging {
         let budget = self.budget();
-        let (status, slots) = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let paging = Paging {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Paging {
             least: budget.least(&self.catalogue),
             fixed: budget.taken(),
             synchronisations: device.meter.synchronisations.get(),
             submissions: device.meter.submissions.get(),
             bytes_returned: device.meter.bytes_returned.get(),
             ..status
-        };
-        (paging, slots)
+        }
     }
 }

@@ -105,6 +105,10 @@ impl GpuRun {
             Experts::Paged(paged) => {
                 let mut pager = paged.lock();
                 let done = self.paged(paged, &mut pager, frame).and_then(|bytes| self.rows(frame, bytes));
+                if done.is_err() {
+                    // Nothing of a failed pass may use slots any more when the next one fills them; a device that is lost says so again.
+                    let _ = model.device.wait();
+                }
                 paged.note_pass(&pager);
                 drop(pager);
                 let caught_up = paged.catch_up(&model.device);
@@ -178,12 +182,12 @@ impl GpuRun {
 
     /// Submits, waits, and returns the results.
     pub(super) fn returned(&self, recording: &mut Recording<'_>, bytes: u64) -> Result<Vec<u8>> {
-        recording.submit();
+        let submission = recording.submit();
         if bytes == 0 {
-            self.model.device.wait()?;
+            self.model.device.wait_for(submission)?;
             return Ok(Vec::new());
         }
-        self.model.device.read(&self.memory.results, self.head()..self.head() + bytes)
+        self.model.device.read(submission, &self.memory.results, self.head()..self.head() + bytes)
     }
 
     /// Runs a batch and returns its rows of logits, without padding.

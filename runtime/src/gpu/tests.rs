@@ -53,8 +53,8 @@ fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(device: &Device, progra
     let mut recording = Recording::new(device);
     recording.run([program], &Frame::default());
     recording.copy((buffer, 0), (&results, 0), bytes);
-    recording.submit();
-    bytemuck::pod_collect_to_vec(&device.read(&results, 0..bytes).unwrap())
+    let submission = recording.submit();
+    bytemuck::pod_collect_to_vec(&device.read(submission, &results, 0..bytes).unwrap())
 }
 
 fn all(b: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {

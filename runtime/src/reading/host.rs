@@ -20,6 +20,8 @@ pub(crate) struct HostOptions {
     pub(crate) reading: Reading,
     /// Reads ahead what a router expects to be used.
     pub(crate) prefetch: bool,
+    /// All records must have a slot.
+    pub(crate) resident: bool,
 }
 
 /// A cache of records.
@@ -91,8 +93,25 @@ impl Host {
         }
     }
 
-    pub(crate) fn set_heat(&mut self, heat: Heat) {
+    /// See [`Model::heat`](crate::model::Model::heat).
+    pub(crate) fn heat(&self, fingerprint: &str) -> String {
+        self.tier.heat().save(self.tier.catalogue(), fingerprint, self.tier.now().pass)
+    }
+
+    /// Starts from saved heat: the hottest records come in the background, as long as nobody has to leave for them.
+    pub(crate) fn set_heat(&mut self, json: &str, fingerprint: &str) -> Result<()> {
+        let heat = Heat::load(json, self.tier.catalogue(), fingerprint).map_err(Error::Input)?;
+        let pass = self.tier.now().pass;
+        let records = (0..self.buffers.len()).map(|i| RecordId(u32::try_from(i).unwrap_or(u32::MAX)));
+        let mut hot: Vec<(f32, RecordId)> = records.map(|r| (heat.share(r, pass), r)).filter(|(share, _)| *share > 0.0).collect();
+        hot.sort_by(|a, b| b.0.total_cmp(&a.0));
         self.tier.set_heat(heat);
+        for (_, r) in hot {
+            if self.tier.slot(r).is_none() && self.tier.has_room(r) {
+                self.order(r, false)?;
+            }
+        }
+        Ok(())
     }
 
     /// Changes the budget, or what of it is not for records. What does not fit any more is given back to the system before this returns.
@@ -200,6 +219,7 @@ fn layout(catalogue: &Catalogue, o: &HostOptions, sharing: Sharing) -> Result<La
     let slots = o.budget.checked_sub(o.fixed);
     let layout = Layout::new(catalogue, slots.unwrap_or(0), sharing, u64::MAX);
     match (layout, slots) {
+        (Ok(layout), Some(_)) if o.resident && layout.bytes() < catalogue.bytes() => Err(too_small(o.budget, o.fixed + catalogue.bytes())),
         (Ok(layout), Some(_)) => Ok(layout),
         (layout, _) => Err(too_small(o.budget, o.fixed + layout.err().unwrap_or(0))),
     }

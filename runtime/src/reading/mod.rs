@@ -9,4 +9,6 @@ mod tests;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use host::{Feed, Host, HostOptions};
-pub(crate) use reader::{Destination, Done, Reader};
+#[cfg(any(target_os = "linux", target_os = "android", windows))]
+pub(crate) use reader::Destination;
+pub(crate) use reader::{Done, Reader};

@@ -97,9 +97,9 @@ impl<B: Destination> Reader<B> {
         let order = Order { pool, record, buffer };
         let mut queue = self.shared.lock();
         if urgent {
-            queue.urgent.push_back(order)
+            queue.urgent.push_back(order);
         } else {
-            queue.ahead.push_back(order)
+            queue.ahead.push_back(order);
         }
         drop(queue);
         self.pending += 1;

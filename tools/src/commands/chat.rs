@@ -55,31 +55,37 @@ pub(crate) fn run(args: Args) -> Result<()> {
         greet(&engine, &chat);
         stop_answers_on_ctrl_c(options.cancel.clone())?;
     }
-    let mut talk = Talk { chat, options, last: None };
-    loop {
-        match input.next()? {
-            Line::End => return Ok(()),
-            Line::Interrupted => note("Ctrl-D or /quit leaves"),
-            Line::Text(line) if line.trim().is_empty() => {}
-            Line::Text(line) => match talk.take(&line) {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                // A person can do something about it; a script cannot.
-                Err(Failure::Closed) => return Err(Failure::Closed),
-                Err(failure) if input.is_terminal() => note(&format!("{failure} (/reset starts afresh)")),
-                Err(failure) => return Err(failure),
-            },
-        }
-    }
+    let mut talk = Talk { engine: engine.clone(), chat, options, last: None };
+    talk.converse(&mut input)?;
+    args.device.keep_heat(&engine)
 }
 
 struct Talk {
+    engine: Engine,
     chat: Chat,
     options: GenerateOptions,
     last: Option<Completion>,
 }
 
 impl Talk {
+    fn converse(&mut self, input: &mut Input) -> Result<()> {
+        loop {
+            match input.next()? {
+                Line::End => return Ok(()),
+                Line::Interrupted => note("Ctrl-D or /quit leaves"),
+                Line::Text(line) if line.trim().is_empty() => {}
+                Line::Text(line) => match self.take(&line) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    // A person can do something about it; a script cannot.
+                    Err(Failure::Closed) => return Err(Failure::Closed),
+                    Err(failure) if input.is_terminal() => note(&format!("{failure} (/reset starts afresh)")),
+                    Err(failure) => return Err(failure),
+                },
+            }
+        }
+    }
+
     /// Obeys a command or asks the model; `false` to leave.
     fn take(&mut self, line: &str) -> Result<bool> {
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
@@ -130,6 +136,12 @@ impl Talk {
         match &self.last {
             Some(completion) => note(&format!("{}\n{full}", summary(&completion.statistics))),
             None => note(&full),
+        }
+        if let Some(p) = self.engine.report().paging {
+            let mib = |bytes: u64| bytes >> 20;
+            let hits = p.counts.hit_rate().map_or("-".into(), |h| format!("{:.1} %", h * 100.0));
+            let (slots, experts, budget, read) = (mib(p.slots), mib(p.experts), mib(p.budget), mib(p.bytes_read));
+            note(&format!("budget {budget} MiB, {slots} of {experts} MiB of experts in memory, {hits} hits, {read} MiB read"));
         }
     }
 

@@ -68,6 +68,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
     }
     let completion = stream.finish();
+    args.device.keep_heat(&engine)?;
     if args.json {
         let Completion { text, stop, statistics } = &completion;
         let json = Json { text, tokens: &session.tokens()[prompt_tokens..], stop: *stop, statistics: *statistics };

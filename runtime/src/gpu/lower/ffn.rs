@@ -23,7 +23,7 @@ impl Lower<'_> {
         match (&step.routed, weigh) {
             (Some(routed), _) => self.route(&mut program.before, number, step, routed, weigh)?,
             (None, Some(w)) => {
-                self.product(&mut program.before, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?
+                self.product(&mut program.before, &product(vec![Factor::new(w, self.gate_logits(step), 4)], &s.a, stride, &s.scores))?;
             }
             (None, None) => {}
         }

@@ -1,0 +1,46 @@
+//! How a model lives with less memory than it has weights.
+
+use crate::bundle::Reading;
+use crate::experts::Policy;
+
+/// Where experts live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// In as many slots as the budget pays for; the others are brought when they are chosen. Changes no bit of any result. Without a budget
+    /// there is a slot for everyone.
+    #[default]
+    Paged,
+    /// All in memory; a budget that does not hold them is an error.
+    Resident,
+}
+
+impl std::str::FromStr for Placement {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Placement, String> {
+        match s {
+            "paged" => Ok(Placement::Paged),
+            "resident" => Ok(Placement::Resident),
+            _ => Err(format!("there is no placement {s:?}, only paged and resident")),
+        }
+    }
+}
+
+/// Budgets, and how to live with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PagingOptions {
+    /// Bytes of a GPU's memory that everything together may take: weights, caches of all conversations, working memory, slots of experts.
+    pub vram: Option<u64>,
+    /// Bytes of the system's memory, likewise, for a model on the CPU.
+    pub ram: Option<u64>,
+    /// Where experts live.
+    pub placement: Placement,
+    /// Which expert leaves when another needs its slot.
+    pub policy: Policy,
+    /// How experts are brought from the file.
+    pub reading: Reading,
+    /// Whether experts that the next step will probably use are brought before it asks, on the CPU. Their guess always decides who stays.
+    pub prefetch: bool,
+    /// What an earlier run learned about which experts are used, as [`Engine::heat`](crate::Engine::heat) gave it.
+    pub heat: Option<String>,
+}
