@@ -24,6 +24,15 @@ pub struct PoolRecords {
     pub bytes: u64,
     /// Most records that one token uses at one step.
     pub routes: u32,
+    /// Steps that use it: its turns in a pass.
+    pub turns: u32,
+}
+
+impl PoolRecords {
+    /// Share of turns that would use a record if all were equal.
+    pub fn even(&self) -> f32 {
+        self.routes as f32 / self.records.max(1) as f32
+    }
 }
 
 /// All pools and the order in which steps use them.
@@ -43,9 +52,11 @@ impl Catalogue {
         let (mut pools, mut pool_of) = (Vec::new(), Vec::new());
         for (i, pool) in plan.pools.iter().enumerate() {
             let of_step = |r: &crate::plan::Routed| r.router.select.rule.max_routes(pool.experts());
-            let routes = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == i).map(of_step).max();
+            let uses = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == i);
+            let turns = u32::try_from(uses.clone().count()).unwrap_or(u32::MAX);
+            let routes = uses.map(of_step).max().unwrap_or(0).min(pool.records);
             let first = u32::try_from(pool_of.len()).unwrap_or(u32::MAX);
-            pools.push(PoolRecords { first, records: pool.records, bytes: bytes(i), routes: routes.unwrap_or(0).min(pool.records) });
+            pools.push(PoolRecords { first, records: pool.records, bytes: bytes(i), routes, turns });
             pool_of.extend((0..pool.records).map(|_| u32::try_from(i).unwrap_or(u32::MAX)));
         }
         Catalogue { pools, pool_of, steps }
