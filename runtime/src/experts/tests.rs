@@ -234,18 +234,19 @@ proptest! {
                     let pool = c.steps()[step].expect("routed");
                     let wanted: Vec<RecordId> = records.iter().map(|&r| c.id(pool, r)).collect();
                     let missing = tier.want(step, &wanted);
+                    let mut turns = false;
                     for r in missing {
                         prop_assert!(!device.held.values().any(|h| *h == r));
                         let first = tier.admit(r);
                         prop_assert!(first.is_some() || !shared || region != u64::MAX, "a token's routes fit a shared region");
-                        let turn = first.is_none();
-                        if turn {
+                        if first.is_none() {
+                            turns = true;
                             // The ones before have had their turn.
                             wanted.iter().for_each(|w| tier.unpin(*w));
                         }
                         let (slot, gone) = first.or_else(|| tier.admit(r)).expect("a slot");
                         prop_assert_eq!(device.held.insert(slot, r), gone);
-                        prop_assert!(turn || gone.is_none_or(|g| !wanted.contains(&g)), "{gone:?} was pinned");
+                        prop_assert!(turns || gone.is_none_or(|g| !wanted.contains(&g)), "{gone:?} was pinned");
                         if random(&mut state).is_multiple_of(16) {
                             tier.remove(r);
                             device.held.remove(&slot);
