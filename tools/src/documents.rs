@@ -1,4 +1,4 @@
-//! Text files as streams of tokens.
+//! What models are given to read: text files, or random tokens.
 
 use std::path::Path;
 
@@ -26,4 +26,9 @@ pub(crate) fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>> {
         stream.extend(tokenizer.eos().first());
     }
     Ok(stream)
+}
+
+/// Random tokens, the same every time: a multiplicative generator is random enough to visit the vocabulary evenly.
+pub(crate) fn random(vocab: u32) -> impl Iterator<Item = u32> {
+    (1..).map(move |i: u64| ((i * 0x9e37_79b9 % 0xffff_fffb) % u64::from(vocab)) as u32)
 }

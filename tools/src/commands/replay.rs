@@ -4,6 +4,7 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytesize::ByteSize;
 use hotset::bundle::Bundle;
 use hotset::experts::{Catalogue, Layout, Pass, Policy, Replay, Sharing, Trace, optimum, replay};
 use indicatif::HumanBytes;
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// Sizes, as shares of all experts' bytes
     #[arg(long, value_name = "SHARE", value_delimiter = ',', default_value = "0.25,0.5,0.75", value_parser = share)]
     cached: Vec<f64>,
+    /// Sizes in bytes, such as 1.5GiB, of experts alone, instead of shares
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', conflicts_with = "cached")]
+    ram: Vec<ByteSize>,
     /// Policies: next-use, lru, lfu [default: all]
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<Policy>,
@@ -80,11 +84,15 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     let asked = |p: &Policy| *p == Policy::Lru || args.policy.is_empty() || args.policy.contains(p);
     let policies: Vec<Policy> = Policy::ALL.into_iter().filter(asked).collect();
+    let budgets: Vec<u64> = match args.ram.as_slice() {
+        [] => args.cached.iter().map(|share| (catalogue.bytes() as f64 * share) as u64).collect(),
+        sizes => sizes.iter().map(|b| b.as_u64()).collect(),
+    };
     let report = Report {
         passes: trace.passes.len(),
         expert_bytes: catalogue.bytes(),
         bytes_per_pass: used as f64 / trace.passes.len() as f64,
-        caches: args.cached.iter().map(|&c| cache(&catalogue, c, &policies, &trace.passes)).collect::<Result<_>>()?,
+        caches: budgets.iter().map(|&b| cache(&catalogue, b, &policies, &trace.passes)).collect::<Result<_>>()?,
     };
     print(&report, args.json)
 }
@@ -95,13 +103,15 @@ fn used_bytes(catalogue: &Catalogue, passes: &[Pass]) -> u64 {
     steps.filter_map(|(records, pool)| Some(records.len() as u64 * catalogue.pools()[(*pool)?].bytes)).sum()
 }
 
-/// Replays `passes` with room for the share `cached` of all experts.
-fn cache(catalogue: &Arc<Catalogue>, cached: f64, policies: &[Policy], passes: &[Pass]) -> Result<Cache> {
-    let budget = (catalogue.bytes() as f64 * cached) as u64;
+/// Replays `passes` with room for `budget` bytes of experts.
+fn cache(catalogue: &Arc<Catalogue>, budget: u64, policies: &[Policy], passes: &[Pass]) -> Result<Cache> {
+    let share = |bytes: u64| bytes as f64 / catalogue.bytes() as f64;
     let too_small = |least: u64| {
         // Rounded up in its last place.
-        let share = (least as f64 / catalogue.bytes() as f64 * 1e4).ceil() / 1e4;
-        Failure::new(format!("--cached {cached} has no room for the experts of one token at one step; the least is {share}"))
+        let smallest = (share(least) * 1e4).ceil() / 1e4;
+        Failure::new(format!(
+            "{budget} bytes have no room for the experts of one token at one step; the least is {least}, --cached {smallest}"
+        ))
     };
     let layout = |sharing| Layout::new(catalogue, budget, sharing, u64::MAX).map_err(too_small);
     let shared = layout(Sharing::Shared)?;
@@ -113,7 +123,7 @@ fn cache(catalogue: &Arc<Catalogue>, cached: f64, policies: &[Policy], passes: &
     };
     let run = |&p: &Policy| Ok(outcome(Some(p), replay(catalogue, &layout(Sharing::best(p, catalogue, budget))?, p, passes)));
     let policies = policies.iter().map(run).collect::<Result<_>>()?;
-    Ok(Cache { cached, bytes: shared.bytes(), policies, optimum: outcome(None, best) })
+    Ok(Cache { cached: share(budget), bytes: shared.bytes(), policies, optimum: outcome(None, best) })
 }
 
 fn print(r: &Report, json: bool) -> Result<()> {

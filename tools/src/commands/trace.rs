@@ -21,8 +21,11 @@ pub(crate) struct Args {
     /// Bundle to run
     bundle: PathBuf,
     /// UTF-8 text; lines `<|endoftext|>` separate documents (may be given several times)
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "random")]
     text: Vec<PathBuf>,
+    /// Read so many random tokens instead of text: for bundles without a tokenizer
+    #[arg(long, value_name = "N", conflicts_with_all = ["text", "limit"])]
+    random: Option<usize>,
     /// Trace to write
     #[arg(short, long, value_name = "T.json")]
     output: PathBuf,
@@ -42,14 +45,14 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let engine = Engine::open(&args.bundle, &EngineOptions { device: Device::Cpu, threads: args.threads, ..EngineOptions::default() })?;
-    let mut streams = Vec::new();
+    let mut streams: Vec<Vec<u32>> = args.random.iter().map(|&n| documents::random(engine.plan().vocab).take(n).collect()).collect();
     for path in &args.text {
         let mut tokens = documents::tokens(&engine, &documents::read(path)?)?;
         tokens.truncate(args.limit.unwrap_or(usize::MAX));
         streams.push(tokens);
     }
     if streams.iter().all(Vec::is_empty) {
-        return Err(Failure::new("there is no token in the text, nothing to record"));
+        return Err(Failure::new("there is no token to read, nothing to record"));
     }
     let saving = Saving::begin(&args.output)?;
     let mut session = args.context.session(&engine)?;
@@ -68,7 +71,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
 /// Has the model read `stream`, `chunk` tokens at a time, from the start again whenever the context is full.
 fn read(session: &mut Session, stream: &[u32], chunk: usize, mut done: impl FnMut(&mut Session, u64)) -> Result<()> {
-    let bos = session.engine().tokenizer()?.bos();
+    let bos = session.engine().tokenizer().ok().and_then(|t| t.bos());
     let window = session.context() - usize::from(bos.is_some());
     if window == 0 {
         return Err(Failure::new("a context of 1 token has no room for text; choose a longer --context"));

@@ -1,11 +1,12 @@
 //! Bundles of real shapes with random weights: what a benchmark needs when no checkpoint is at hand.
 //!
 //! Words are drawn straight in panel layout, so a bundle is written as fast as the disk takes it. Random weights leave the amount of
-//! arithmetic and of bytes per token as they are in the model whose shape is used, but their routing has no locality: every token chooses
-//! its experts afresh. Hit rates measured on such a bundle are the worst case, not what text would give.
+//! arithmetic and of bytes per token as they are in the model whose shape is used, but every token chooses its experts afresh. How often
+//! each is chosen can be skewed; that the next token chooses the same ones again, as in text, has no counterpart here.
 
 mod fill;
 mod shape;
+mod skew;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,28 +16,42 @@ use hotset::bundle::{BundleWriter, RecordLayout, TensorInfo};
 use hotset::codec::{Codec, Layout};
 use hotset::plan::Pool;
 
-use fill::{Random, fill};
-use shape::EMBEDDING;
+use fill::{Random, fill, float_deviation};
+use shape::{BIAS, EMBEDDING};
 pub(crate) use shape::{SHAPES, Shape};
 
-/// Writes a bundle of `shape` to `out`; the same seed gives the same bytes. `progress` is told bytes written and bytes in all.
+/// What a bundle of random weights is to be like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Format of all matrices but the routers'.
+    pub(crate) codec: Codec,
+    /// The same seed gives the same bytes.
+    pub(crate) seed: u64,
+    /// Zipf exponent of how often experts are chosen; 0 is evenly.
+    pub(crate) skew: f64,
+}
+
+/// Writes a bundle of `shape` to `out`. `progress` is told bytes written and bytes in all.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn write(shape: &Shape, codec: Codec, seed: u64, out: &Path, mut progress: impl FnMut(u64, u64)) -> Result<()> {
-    let manifest = shape.manifest(codec, seed);
+pub(crate) fn write(shape: &Shape, options: &Options, out: &Path, mut progress: impl FnMut(u64, u64)) -> Result<()> {
+    let manifest = shape.manifest(options);
+    let biases = biases(shape, options.skew);
     let mut writer = BundleWriter::create(out, manifest.clone(), None)?;
     let entries = writer.entries().to_vec();
     let total = entries.iter().map(|e| e.bytes as u64).sum();
     let pools: BTreeMap<&str, &Pool> = manifest.plan.pools.iter().map(|p| (p.name.as_str(), p)).collect();
-    let (mut done, mut random, mut buffer) = (0, Random(seed), Vec::new());
+    let (mut done, mut random, mut buffer) = (0, Random(options.seed), Vec::new());
     for e in &entries {
         let Some(region) = e.region.as_deref() else { continue };
         buffer.clear();
         buffer.resize(e.bytes, 0);
         let matrices = match manifest.tensors.get(&e.name) {
             Some(&TensorInfo::Vector { len }) => {
-                buffer[..len as usize * 4].copy_from_slice(&1f32.to_le_bytes().repeat(len as usize));
+                let ones = vec![1.0; len as usize];
+                let values = if e.name.ends_with(BIAS) { &biases } else { &ones };
+                buffer[..len as usize * 4].copy_from_slice(bytemuck::cast_slice(values));
                 Vec::new()
             }
             Some(matrix) => matrix.layout().map(|l| (l, 0)).into_iter().collect(),
@@ -56,6 +71,13 @@ pub(crate) fn write(shape: &Shape, codec: Codec, seed: u64, out: &Path, mut prog
 fn record(pool: Option<&&Pool>, width: u32) -> Vec<(Layout, usize)> {
     let layout = pool.and_then(|p| RecordLayout::of(p, width));
     layout.into_iter().flat_map(|r| r.matrices).map(|(_, layout, at)| (layout, at)).collect()
+}
+
+/// The biases of a router: experts are chosen with Zipf's frequencies, the first most often.
+fn biases(shape: &Shape, skew: f64) -> Vec<f32> {
+    // A normalised input has the length √D, so a logit deviates √D times as much as a weight.
+    let root = (shape.width as f32).sqrt();
+    skew::biases(&skew::zipf(shape.experts, shape.top_k, skew), f64::from(root * float_deviation(1.0 / root)))
 }
 
 /// Standard deviation of a matrix's weights. `1/√in` keeps activations of one size through any number of layers, and router logits near
@@ -78,7 +100,7 @@ mod tests {
         let write_to = |name: &str, seed| {
             let path = dir.path().join(name);
             let mut last = (0, 0);
-            write(&TINY, Codec::Q4, seed, &path, |done, total| last = (done, total)).unwrap();
+            write(&TINY, &Options { codec: Codec::Q4, seed, skew: 0.0 }, &path, |done, total| last = (done, total)).unwrap();
             assert!(last.0 <= last.1 && last.1 > 0);
             path
         };
