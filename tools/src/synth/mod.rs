@@ -17,7 +17,7 @@ use hotset::codec::{Codec, Layout};
 use hotset::plan::Pool;
 
 use fill::{Random, fill, float_deviation};
-use shape::{BIAS, EMBEDDING};
+use shape::{ATTENTION_OUTPUT, BIAS, EMBEDDING};
 pub(crate) use shape::{SHAPES, Shape};
 
 /// What a bundle of random weights is to be like.
@@ -58,7 +58,7 @@ pub(crate) fn write(shape: &Shape, options: &Options, out: &Path, mut progress: 
             None => record(pools.get(region), shape.width),
         };
         for (layout, at) in matrices {
-            fill(layout, deviation(&e.name, layout), &mut random, &mut buffer[at..][..layout.bytes()]);
+            fill(layout, deviation(shape, &e.name, layout), &mut random, &mut buffer[at..][..layout.bytes()]);
         }
         writer.write(&e.name, &buffer)?;
         done += e.bytes as u64;
@@ -82,17 +82,25 @@ fn biases(shape: &Shape, skew: f64) -> Vec<f32> {
 
 /// Standard deviation of a matrix's weights. `1/√in` keeps activations of one size through any number of layers, and router logits near
 /// standard normal, so that routing is neither uniform nor stuck on a few experts.
-fn deviation(name: &str, layout: Layout) -> f32 {
-    if name == EMBEDDING { 1.0 } else { 1.0 / (layout.cols as f32).sqrt() }
+fn deviation(shape: &Shape, name: &str, layout: Layout) -> f32 {
+    let kept = 1.0 / (layout.cols as f32).sqrt();
+    match name {
+        EMBEDDING => 1.0,
+        // What attention adds is much the same for neighbouring tokens. Layers would amplify that part until all tokens are routed alike.
+        _ if name.ends_with(ATTENTION_OUTPUT) => kept / (shape.layers as f32).sqrt(),
+        _ => kept,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-    use super::shape::tests::TINY;
+    use super::shape::tests::{TINY, WIDE};
     use super::*;
     use hotset::bundle::Bundle;
+    use hotset::experts::Pass;
+    use hotset::{Device, Engine, EngineOptions, SessionOptions};
 
     #[test]
     fn a_bundle_opens_verifies_and_repeats() {
@@ -110,5 +118,42 @@ mod tests {
         assert_eq!(bundle.plan().steps.len(), 4);
         assert_eq!(std::fs::read(&a).unwrap(), std::fs::read(b).unwrap());
         assert_ne!(std::fs::read(a).unwrap(), std::fs::read(c).unwrap());
+    }
+
+    /// How often each layer uses each expert, and how often it uses one that it used for the token before, each as a share of tokens.
+    fn used(skew: f64) -> Vec<(Vec<f64>, f64)> {
+        const TOKENS: usize = 1500;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.hotset");
+        write(&WIDE, &Options { codec: Codec::Q8, seed: 1, skew }, &path, |_, _| ()).unwrap();
+        let engine = Engine::open(path, &EngineOptions { device: Device::Cpu, ..EngineOptions::default() }).unwrap();
+        let mut session = engine.session(&SessionOptions::default()).unwrap();
+        session.record_routes().unwrap();
+        for token in crate::documents::random(WIDE.vocab).take(TOKENS) {
+            session.append(&[token]).unwrap();
+            session.prefill().unwrap();
+        }
+        let passes = session.take_routes();
+        assert_eq!(passes.len(), TOKENS);
+        let share = |n: usize| n as f64 / TOKENS as f64;
+        let layer = |step: usize| {
+            let count = |e: u32| share(passes.iter().filter(|p| p.0[step].contains(&e)).count());
+            let again = |p: &[Pass]| p[1].0[step].iter().filter(|r| p[0].0[step].contains(r)).count();
+            ((0..WIDE.experts).map(count).collect(), share(passes.windows(2).map(again).sum()))
+        };
+        (0..WIDE.layers as usize).map(|i| layer(2 * i + 1)).collect()
+    }
+
+    #[test]
+    fn experts_are_chosen_by_zipfs_law_in_every_layer_and_repeat_as_chance_has_it() {
+        for skew in [0.0, 0.5, 1.0, 1.5] {
+            let shares = skew::zipf(WIDE.experts, WIDE.top_k, skew);
+            for (layer, (used, again)) in used(skew).iter().enumerate() {
+                let astray = used.iter().zip(&shares).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0 / f64::from(WIDE.top_k);
+                let chance: f64 = shares.iter().map(|p| p * p).sum();
+                assert!(astray < 0.1, "skew {skew}, layer {layer}: {astray} of the uses are astray: {used:?}");
+                assert!((again - chance).abs() < 0.2, "skew {skew}, layer {layer}: {again} experts repeat, {chance} by chance");
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use hotset::plan::{
 pub(crate) struct Shape {
     /// What `--like` calls it.
     pub(crate) name: &'static str,
-    layers: u32,
+    pub(super) layers: u32,
     /// `D`.
     pub(super) width: u32,
     heads: u32,
@@ -28,7 +28,7 @@ pub(crate) struct Shape {
     hidden: u32,
     pub(super) top_k: u32,
     renormalise: bool,
-    vocab: u32,
+    pub(super) vocab: u32,
     context: u32,
     rope_base: f64,
     eps: f32,
@@ -103,7 +103,7 @@ impl Shape {
             q: Part::Shared(tensors.matrix(format!("{name}.q"), query, self.width)),
             k: Part::Shared(tensors.matrix(format!("{name}.k"), kv, self.width)),
             v: Part::Shared(tensors.matrix(format!("{name}.v"), kv, self.width)),
-            o: Part::Shared(tensors.matrix(format!("{name}.o"), self.width, query)),
+            o: Part::Shared(tensors.matrix(format!("layers.{layer}{ATTENTION_OUTPUT}"), self.width, query)),
             clip: None,
             q_norm: Some(self.norm(format!("{name}.q_norm"), normed(query), tensors)),
             k_norm: Some(self.norm(format!("{name}.k_norm"), normed(kv), tensors)),
@@ -135,6 +135,9 @@ impl Shape {
 
 /// Name of the embedding table.
 pub(super) const EMBEDDING: &str = "embedding";
+
+/// What the name of an attention's output projection ends with.
+pub(super) const ATTENTION_OUTPUT: &str = ".attention.o";
 
 /// What the name of a router's bias ends with.
 pub(super) const BIAS: &str = ".bias";
@@ -172,6 +175,10 @@ pub(super) mod tests {
     /// A shape small enough to write in a test.
     pub(crate) const TINY: Shape =
         Shape { layers: 2, width: 64, heads: 2, kv_heads: 1, head_dim: 32, experts: 4, hidden: 32, top_k: 2, vocab: 48, ..SHAPES[2] };
+
+    /// Enough experts for statistics of routing, in enough layers to see whether they hold in the deep ones.
+    pub(crate) const WIDE: Shape =
+        Shape { layers: 6, width: 256, heads: 4, kv_heads: 2, head_dim: 64, experts: 32, hidden: 32, top_k: 4, vocab: 2048, ..SHAPES[2] };
 
     #[test]
     fn every_shape_is_a_valid_plan_without_padding() {
