@@ -43,6 +43,8 @@ pub struct Catalogue {
     pool_of: Vec<u32>,
     /// Pool of each step of the plan; `None` where nothing is routed.
     steps: Vec<Option<usize>>,
+    /// For each step in turn, the steps until each pool is used next, `[steps, pools]`.
+    until: Vec<usize>,
 }
 
 impl Catalogue {
@@ -59,7 +61,9 @@ impl Catalogue {
             pools.push(PoolRecords { first, records: pool.records, bytes: bytes(i), routes, turns });
             pool_of.extend((0..pool.records).map(|_| u32::try_from(i).unwrap_or(u32::MAX)));
         }
-        Catalogue { pools, pool_of, steps }
+        let until = (0..steps.len()).flat_map(|step| (0..pools.len()).map(move |pool| (step, pool)));
+        let until = until.map(|(step, pool)| steps_until(&steps, pool, step)).collect();
+        Catalogue { pools, pool_of, steps, until }
     }
 
     /// Pools in the plan's order.
@@ -100,7 +104,11 @@ impl Catalogue {
 
     /// Steps from `step` until a pool is used next: 0 when this very step uses it, up to the length of the plan less one.
     pub fn steps_until(&self, pool: usize, step: usize) -> usize {
-        let ahead = self.steps[step..].iter().chain(&self.steps[..step]).position(|&p| p == Some(pool));
-        ahead.unwrap_or(self.steps.len())
+        self.until[step * self.pools.len() + pool]
     }
+}
+
+fn steps_until(steps: &[Option<usize>], pool: usize, step: usize) -> usize {
+    let ahead = steps[step..].iter().chain(&steps[..step]).position(|&p| p == Some(pool));
+    ahead.unwrap_or(steps.len())
 }
