@@ -115,6 +115,13 @@ impl Paged {
         self.catch_up(device)
     }
 
+    /// Uses the pager in passing.
+    pub(super) fn with<T>(&self, device: &Device, f: impl FnOnce(&mut Pager) -> Result<T>) -> Result<T> {
+        let result = f(&mut self.lock());
+        self.catch_up(device)?;
+        result
+    }
+
     /// Applies a limit that nobody else will: for whoever has set one, and whoever gives the pager back.
     pub(super) fn catch_up(&self, device: &Device) -> Result<()> {
         while self.is_pending() {
