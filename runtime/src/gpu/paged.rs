@@ -138,17 +138,18 @@ impl Paged {
 
     /// Takes `bytes` for a run off the budget; slots make room.
     pub(super) fn reserve(&self, device: &Device, bytes: u64) -> Result<()> {
-        let mut pager = self.lock();
-        let mut budget = self.budget();
-        // From here on no limit can be set that does not count this run.
-        self.enforce(device, &mut pager, &mut budget)?;
-        if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
-            let layout = self.layout(&budget, budget.limit, bytes)?;
-            pager.cut(device, layout)?;
-        }
-        budget.runs += bytes;
-        self.note(&pager, &budget);
-        Ok(())
+        self.with(device, |pager| {
+            let mut budget = self.budget();
+            // From here on no limit can be set that does not count this run.
+            self.enforce(device, pager, &mut budget)?;
+            if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
+                let layout = self.layout(&budget, budget.limit, bytes)?;
+                pager.cut(device, layout)?;
+            }
+            budget.runs += bytes;
+            self.note(pager, &budget);
+            Ok(())
+        })
     }
 
     /// A run is over. The next one may take its bytes; slots grow again when the budget is set.
