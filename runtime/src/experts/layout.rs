@@ -16,7 +16,7 @@ impl Sharing {
     ///
     /// Steps use pools in a cycle, so the longest unused record is the one that is needed soonest: a shared [`Policy::Lru`] with less room
     /// than one token's demand has evicted every record just before its next use and hits exactly 0 %. Slots of their own cure that,
-    /// where the budget allows each pool as many as a token needs of it.
+    /// where there is one for each pool.
     pub fn best(policy: Policy, catalogue: &Catalogue, budget: u64) -> Sharing {
         let cliff = policy == Policy::Lru && budget < catalogue.token_bytes();
         let curable = || Layout::new(catalogue, budget, Sharing::PerPool, u64::MAX).is_ok();
@@ -72,7 +72,7 @@ impl Group {
 const SHARES: u64 = 1 << 20;
 
 impl Layout {
-    /// Cuts `budget` bytes so that each region holds the same share of its pools' records, and at least one token's routes.
+    /// Cuts `budget` bytes so that each region holds the same share of its pools' records; a shared one at least one token's routes.
     /// A region spans at most `region_bytes`: where that is too little for all pools of a size to share one region, it is as many as needed.
     ///
     /// # Errors
@@ -115,7 +115,9 @@ impl Layout {
 fn groups(catalogue: &Catalogue, budget: u64, sharing: Sharing, region_bytes: u64) -> Vec<Group> {
     let used = |p: &usize| catalogue.pools()[*p].records > 0;
     if sharing == Sharing::PerPool {
-        return (0..catalogue.pools().len()).filter(used).map(|p| Group::new(catalogue, vec![p], region_bytes)).collect();
+        // Here a step's records may come in turns.
+        let group = |p: usize| Group { least: 1, ..Group::new(catalogue, vec![p], region_bytes) };
+        return (0..catalogue.pools().len()).filter(used).map(group).collect();
     }
     let mut sizes: Vec<u64> = catalogue.pools().iter().map(|p| p.bytes).collect();
     sizes.sort_unstable();
