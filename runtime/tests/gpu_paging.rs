@@ -212,6 +212,30 @@ fn a_resident_token_synchronises_once() {
     }
 }
 
+/// What an earlier run learned brings its experts back before they are missed.
+#[test]
+fn heat_is_a_warm_start() {
+    if !support::adapter() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, bundle) in plans(dir.path(), 2) {
+        let tokens = prompt(seed, &bundle);
+        let cold = open(&bundle, &with(1 << 40));
+        let mut run = start(&cold);
+        let budget = paging(&cold).fixed + everything(&bundle) * 3 / 4;
+        cold.set_budget(budget).unwrap();
+        let want = conversation(&mut *run, &tokens);
+        let warm = open(&bundle, &with(budget));
+        warm.set_heat(&cold.heat().unwrap()).unwrap();
+        assert!(conversation(&mut *start(&warm), &tokens) == want);
+        let [cold, misses] = [paging(&cold).counts.misses, paging(&warm).counts.misses];
+        assert!(misses < cold, "{misses} of {cold}");
+        assert!(warm.set_heat("{}").is_err());
+        assert_eq!(open(&bundle, &any()).heat(), None);
+    }
+}
+
 /// The budget changes while two conversations are under way, each on a thread of its own.
 #[test]
 fn budgets_change_under_way() {

@@ -201,6 +201,24 @@ impl Model for GpuModel {
             Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
         }
     }
+
+    fn heat(&self) -> Option<String> {
+        match &self.loaded.experts {
+            Experts::Resident(_) => None,
+            Experts::Paged(paged) => {
+                paged.with(&self.loaded.device, |pager| Ok(pager.heat(&self.loaded.bundle.manifest().fingerprint))).ok()
+            }
+        }
+    }
+
+    fn set_heat(&self, json: &str) -> Result<()> {
+        match &self.loaded.experts {
+            Experts::Resident(_) => Ok(()),
+            Experts::Paged(paged) => {
+                paged.with(&self.loaded.device, |pager| pager.set_heat(json, &self.loaded.bundle.manifest().fingerprint))
+            }
+        }
+    }
 }
 
 fn report(loaded: &Loaded, run: &GpuRun) -> Report {

@@ -115,6 +115,13 @@ impl Paged {
         self.catch_up(device)
     }
 
+    /// Uses the pager in passing.
+    pub(super) fn with<T>(&self, device: &Device, f: impl FnOnce(&mut Pager) -> Result<T>) -> Result<T> {
+        let result = f(&mut self.lock());
+        self.catch_up(device)?;
+        result
+    }
+
     /// Applies a limit that nobody else will: for whoever has set one, and whoever gives the pager back.
     pub(super) fn catch_up(&self, device: &Device) -> Result<()> {
         while self.is_pending() {
@@ -131,17 +138,18 @@ impl Paged {
 
     /// Takes `bytes` for a run off the budget; slots make room.
     pub(super) fn reserve(&self, device: &Device, bytes: u64) -> Result<()> {
-        let mut pager = self.lock();
-        let mut budget = self.budget();
-        // From here on no limit can be set that does not count this run.
-        self.enforce(device, &mut pager, &mut budget)?;
-        if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
-            let layout = self.layout(&budget, budget.limit, bytes)?;
-            pager.cut(device, layout)?;
-        }
-        budget.runs += bytes;
-        self.note(&pager, &budget);
-        Ok(())
+        self.with(device, |pager| {
+            let mut budget = self.budget();
+            // From here on no limit can be set that does not count this run.
+            self.enforce(device, pager, &mut budget)?;
+            if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
+                let layout = self.layout(&budget, budget.limit, bytes)?;
+                pager.cut(device, layout)?;
+            }
+            budget.runs += bytes;
+            self.note(pager, &budget);
+            Ok(())
+        })
     }
 
     /// A run is over. The next one may take its bytes; slots grow again when the budget is set.

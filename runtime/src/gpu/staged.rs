@@ -18,6 +18,7 @@ pub(super) struct Staged {
     /// Staging buffers that are mapped, ready to be written.
     free: Vec<wgpu::Buffer>,
     returned: (Sender<wgpu::Buffer>, Receiver<wgpu::Buffer>),
+    /// Of all staging buffers.
     bytes: u64,
 }
 
@@ -31,7 +32,7 @@ impl Staged {
         let size = usize::try_from(piece).unwrap_or(usize::MAX);
         let spare = (0..pieces).map(|_| Buffer::new(size)).collect::<Result<Vec<_>>>()?;
         let reader = Reader::new(bundle, reading)?;
-        Ok(Staged { regions: Vec::new(), reader, spare, free, returned: channel(), bytes: 2 * piece * pieces })
+        Ok(Staged { regions: Vec::new(), reader, spare, free, returned: channel(), bytes: piece * pieces })
     }
 }
 
