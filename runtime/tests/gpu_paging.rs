@@ -165,11 +165,17 @@ fn small_budgets_name_the_least() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (_, bundle) = plans(dir.path(), 1).next().unwrap();
+    for ((_, bundle), policy) in plans(dir.path(), 3).zip(Policy::ALL) {
+        names_the_least(&bundle, policy);
+    }
+}
+
+fn names_the_least(bundle: &Arc<Bundle>, policy: Policy) {
+    let with = |budget| GpuOptions { policy, ..with(budget) };
     let fail = |budget| least_of(GpuModel::new(bundle.clone(), &with(budget)).err().unwrap());
     let least = fail(1);
     assert_eq!(fail(least - 1), least);
-    let model = open(&bundle, &with(least));
+    let model = open(bundle, &with(least));
     let options = RunOptions { context: CONTEXT, slide: false, stick_epsilon: 0.0 };
     let more = least_of(model.start(options).err().unwrap());
     assert!(more > least);
@@ -182,10 +188,10 @@ fn small_budgets_name_the_least() {
     drop(run);
     model.start(options).unwrap();
     let most = least_of(GpuModel::new(bundle.clone(), &GpuOptions { placement: Placement::Resident, ..with(least) }).err().unwrap());
-    assert_eq!(most, paging(&model).fixed + everything(&bundle));
-    let resident = open(&bundle, &GpuOptions { placement: Placement::Resident, ..with(most) });
+    assert_eq!(most, paging(&model).fixed + everything(bundle));
+    let resident = open(bundle, &GpuOptions { placement: Placement::Resident, ..with(most) });
     assert_eq!(least_of(resident.set_budget(most - 1).unwrap_err()), most);
-    assert!(open(&bundle, &any()).set_budget(most).is_err());
+    assert!(open(bundle, &any()).set_budget(most).is_err());
 }
 
 /// With room for everything a token costs one synchronisation and nothing is read twice.
