@@ -125,6 +125,31 @@ fn budgets_change_no_bit() {
     assert!(routed_attention > 6, "hardly any attention was routed: {routed_attention}");
 }
 
+/// The system's memory between the file and the GPU: nothing is read twice.
+#[test]
+fn what_leaves_the_gpu_stays_in_the_systems_memory() {
+    if !support::adapter() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, bundle) in plans(dir.path(), 3) {
+        let tokens = prompt(seed, &bundle);
+        let want = conversation(&mut *start(&open(&bundle, &any())), &tokens);
+        let everything = everything(&bundle);
+        for (import, host) in [(false, everything), (true, everything), (true, everything / 2)] {
+            let model = open(&bundle, &GpuOptions { import, host_budget: Some(host), ..with(1 << 40) });
+            let mut run = start(&model);
+            model.set_budget(paging(&model).least).unwrap();
+            for _ in 0..2 {
+                assert!(conversation(&mut *run, &tokens) == want, "seed {seed}");
+            }
+            let p = paging(&model);
+            assert!(p.host.hits > 0 && (host < everything || p.bytes_read <= everything), "{p:?}");
+        }
+        assert!(GpuModel::new(bundle.clone(), &GpuOptions { host_budget: Some(1), ..with(1 << 40) }).is_err());
+    }
+}
+
 /// A prompt of several batches, each step's experts in many waves.
 #[test]
 fn long_prompts_come_in_waves() {
