@@ -166,7 +166,7 @@ fn ready(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Mo
     };
     match &options.device {
         Device::Cpu if vram.is_some() => Err(useless("vram", "the CPU", "ram")),
-        Device::Gpu | Device::Named(_) if ram.is_some() => Err(useless("ram", "a GPU", "vram")),
+        Device::Gpu | Device::Named(_) if ram.is_some() && vram.is_none() => Err(useless("ram alone", "a GPU", "vram")),
         Device::Reference if vram.or(ram).is_some() => {
             Err(Error::Input("the reference executor maps the whole file and has no budget".into()))
         }
@@ -195,7 +195,8 @@ fn cpu(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Mode
 }
 
 fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { vram: budget, policy, reading, placement, .. } = options.paging;
-    let gpu = GpuOptions { arithmetic: options.gpu_arithmetic, budget, policy, reading, placement, ..GpuOptions::on(adapter) };
+    let PagingOptions { vram: budget, ram, policy, reading, placement, .. } = options.paging;
+    let host_budget = ram.filter(|_| budget.is_some());
+    let gpu = GpuOptions { arithmetic: options.gpu_arithmetic, budget, host_budget, policy, reading, placement, ..GpuOptions::on(adapter) };
     Ok(Box::new(GpuModel::new(bundle.clone(), &gpu)?))
 }

@@ -176,6 +176,8 @@ pub struct Paging {
     pub experts: u64,
     /// Experts that were wanted and there, and those that had to be brought.
     pub counts: Counts,
+    /// Of what a GPU had to be brought: what the system's memory had, and what came from the file.
+    pub host: Counts,
     /// Read from the file.
     pub bytes_read: u64,
     /// Time in which nothing was computed because an expert was missing.

@@ -31,7 +31,8 @@ impl std::str::FromStr for Placement {
 pub struct PagingOptions {
     /// Bytes of a GPU's memory that everything together may take: weights, caches of all conversations, working memory, slots of experts.
     pub vram: Option<u64>,
-    /// Bytes of the system's memory, likewise, for a model on the CPU.
+    /// Bytes of the system's memory: for a model on the CPU, likewise all it may take; for one on a GPU, which needs `vram` too, what of the
+    /// experts that have no slot there is kept nearer than the file.
     pub ram: Option<u64>,
     /// Where experts live.
     pub placement: Placement,

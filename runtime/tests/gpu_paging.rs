@@ -125,6 +125,31 @@ fn budgets_change_no_bit() {
     assert!(routed_attention > 6, "hardly any attention was routed: {routed_attention}");
 }
 
+/// The system's memory between the file and the GPU: nothing is read twice.
+#[test]
+fn what_leaves_the_gpu_stays_in_the_systems_memory() {
+    if !support::adapter() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, bundle) in plans(dir.path(), 3) {
+        let tokens = prompt(seed, &bundle);
+        let want = conversation(&mut *start(&open(&bundle, &any())), &tokens);
+        let everything = everything(&bundle);
+        for (import, host) in [(false, everything), (true, everything), (true, everything / 2)] {
+            let model = open(&bundle, &GpuOptions { import, host_budget: Some(host), ..with(1 << 40) });
+            let mut run = start(&model);
+            model.set_budget(paging(&model).least).unwrap();
+            for _ in 0..2 {
+                assert!(conversation(&mut *run, &tokens) == want, "seed {seed}");
+            }
+            let p = paging(&model);
+            assert!(p.host.hits > 0 && (host < everything || p.bytes_read <= everything), "{p:?}");
+        }
+        assert!(GpuModel::new(bundle.clone(), &GpuOptions { host_budget: Some(1), ..with(1 << 40) }).is_err());
+    }
+}
+
 /// A prompt of several batches, each step's experts in many waves.
 #[test]
 fn long_prompts_come_in_waves() {
@@ -165,11 +190,17 @@ fn small_budgets_name_the_least() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (_, bundle) = plans(dir.path(), 1).next().unwrap();
+    for ((_, bundle), policy) in plans(dir.path(), 3).zip(Policy::ALL) {
+        names_the_least(&bundle, policy);
+    }
+}
+
+fn names_the_least(bundle: &Arc<Bundle>, policy: Policy) {
+    let with = |budget| GpuOptions { policy, ..with(budget) };
     let fail = |budget| least_of(GpuModel::new(bundle.clone(), &with(budget)).err().unwrap());
     let least = fail(1);
     assert_eq!(fail(least - 1), least);
-    let model = open(&bundle, &with(least));
+    let model = open(bundle, &with(least));
     let options = RunOptions { context: CONTEXT, slide: false, stick_epsilon: 0.0 };
     let more = least_of(model.start(options).err().unwrap());
     assert!(more > least);
@@ -182,10 +213,10 @@ fn small_budgets_name_the_least() {
     drop(run);
     model.start(options).unwrap();
     let most = least_of(GpuModel::new(bundle.clone(), &GpuOptions { placement: Placement::Resident, ..with(least) }).err().unwrap());
-    assert_eq!(most, paging(&model).fixed + everything(&bundle));
-    let resident = open(&bundle, &GpuOptions { placement: Placement::Resident, ..with(most) });
+    assert_eq!(most, paging(&model).fixed + everything(bundle));
+    let resident = open(bundle, &GpuOptions { placement: Placement::Resident, ..with(most) });
     assert_eq!(least_of(resident.set_budget(most - 1).unwrap_err()), most);
-    assert!(open(&bundle, &any()).set_budget(most).is_err());
+    assert!(open(bundle, &any()).set_budget(most).is_err());
 }
 
 /// With room for everything a token costs one synchronisation and nothing is read twice.
@@ -209,6 +240,30 @@ fn a_resident_token_synchronises_once() {
         assert_eq!(after.synchronisations - before.synchronisations, 5);
         assert_eq!((after.bytes_read, after.counts.misses), (before.bytes_read, 0));
         assert!(after.counts.hits > before.counts.hits);
+    }
+}
+
+/// What an earlier run learned brings its experts back before they are missed.
+#[test]
+fn heat_is_a_warm_start() {
+    if !support::adapter() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (seed, bundle) in plans(dir.path(), 2) {
+        let tokens = prompt(seed, &bundle);
+        let cold = open(&bundle, &with(1 << 40));
+        let mut run = start(&cold);
+        let budget = paging(&cold).fixed + everything(&bundle) * 3 / 4;
+        cold.set_budget(budget).unwrap();
+        let want = conversation(&mut *run, &tokens);
+        let warm = open(&bundle, &with(budget));
+        warm.set_heat(&cold.heat().unwrap()).unwrap();
+        assert!(conversation(&mut *start(&warm), &tokens) == want);
+        let [cold, misses] = [paging(&cold).counts.misses, paging(&warm).counts.misses];
+        assert!(misses < cold, "{misses} of {cold}");
+        assert!(warm.set_heat("{}").is_err());
+        assert_eq!(open(&bundle, &any()).heat(), None);
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct DeviceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Memory")]
 struct PagingArgs {
-    /// Take at most this much of the system's memory for a model on the CPU, such as 1.5GiB; experts beyond it are read when needed
+    /// Take at most this much of the system's memory for a model on the CPU, such as 1.5GiB; experts beyond it are read when needed.
+    /// With --vram: keep this much of the experts that are not on the GPU
     #[arg(long, value_name = "BYTES")]
     ram: Option<ByteSize>,
     /// Take at most this much of a GPU's memory

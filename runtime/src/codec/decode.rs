@@ -105,7 +105,7 @@ mod tests {
                             Codec::F16 => top / 1024.0,
                             Codec::Bf16 => top / 128.0,
                             // Half a step, and 127 times that of a scale too small to be a normal f16.
-                            Codec::Q8 => top / 200.0 + 127.0 * f32::from(half::f16::MIN_POSITIVE_SUBNORMAL) / 2.0,
+                            Codec::Q8 => top / 200.0 + 127.0 * f32::from(f16::MIN_POSITIVE_SUBNORMAL) / 2.0,
                             // The smallest candidate scale clips the side opposite to the extreme at 7/8.6.
                             Codec::Q4 => top / 5.0,
                         };

@@ -21,7 +21,12 @@ pub(super) struct Budget {
 impl Budget {
     /// The smallest limit that works while all runs stay.
     pub(super) fn least(&self, catalogue: &Catalogue) -> u64 {
-        self.taken() + self.cut(catalogue, 0).err().unwrap_or(0)
+        let of = |sharing| Layout::new(catalogue, 0, sharing, self.binding).err().unwrap_or(0);
+        let slots = match self.policy {
+            Policy::Lru => of(Sharing::Shared).min(of(Sharing::PerPool)),
+            Policy::NextUse | Policy::Lfu => of(Sharing::Shared),
+        };
+        self.taken() + slots
     }
 
     /// What cannot be paged.

@@ -10,9 +10,8 @@ use wgpu::hal::api::Vulkan;
 
 use super::backing::{Backing, Load};
 use super::device::{Device, failed};
-use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
-use crate::reading::{Destination, Reader};
+use crate::reading::{Destination, Reader, Source};
 
 /// Memory that both sides see, near the GPU, without flushes.
 const SHARED: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
@@ -52,11 +51,11 @@ impl Destination for Place {
 
 impl Imported {
     /// `None` when the device has memory of its own, no such memory, or another interface than Vulkan.
-    pub(super) fn new(device: &Device, bundle: &Arc<Bundle>, reading: Reading) -> Result<Option<Imported>> {
+    pub(super) fn new(device: &Device, source: &Arc<Source>) -> Result<Option<Imported>> {
         if device.report.discrete || shared_types(device) == 0 {
             return Ok(None);
         }
-        Ok(Some(Imported { regions: Vec::new(), mapped: Vec::new(), reader: Reader::new(bundle, reading)? }))
+        Ok(Some(Imported { regions: Vec::new(), mapped: Vec::new(), reader: Reader::new(source)? }))
     }
 }
 

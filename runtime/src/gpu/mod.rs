@@ -91,6 +91,8 @@ pub struct GpuOptions {
     /// Bytes that everything together may take: weights, caches of all runs, working memory, slots of experts. `None`: as many as it takes
     /// to hold the whole model.
     pub budget: Option<u64>,
+    /// Bytes of the system's memory that keep experts which the GPU has no slot for; only with a budget. `None`: they come from the file.
+    pub host_budget: Option<u64>,
     /// What a budget means for experts.
     pub placement: Placement,
     /// Which expert leaves when another needs its slot.
@@ -111,6 +113,7 @@ impl Default for GpuOptions {
             subgroups: true,
             arithmetic: None,
             budget: None,
+            host_budget: None,
             placement: Placement::default(),
             policy: Policy::default(),
             reading: Reading::default(),
@@ -199,6 +202,24 @@ impl Model for GpuModel {
         match &self.loaded.experts {
             Experts::Resident(_) => Err(not_paged()),
             Experts::Paged(paged) => paged.set(&self.loaded.device, bytes),
+        }
+    }
+
+    fn heat(&self) -> Option<String> {
+        match &self.loaded.experts {
+            Experts::Resident(_) => None,
+            Experts::Paged(paged) => {
+                paged.with(&self.loaded.device, |pager| Ok(pager.heat(&self.loaded.bundle.manifest().fingerprint))).ok()
+            }
+        }
+    }
+
+    fn set_heat(&self, json: &str) -> Result<()> {
+        match &self.loaded.experts {
+            Experts::Resident(_) => Ok(()),
+            Experts::Paged(paged) => {
+                paged.with(&self.loaded.device, |pager| pager.set_heat(json, &self.loaded.bundle.manifest().fingerprint))
+            }
         }
     }
 }

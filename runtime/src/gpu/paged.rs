@@ -16,11 +16,13 @@ use crate::bundle::Bundle;
 use crate::error::Result;
 use crate::experts::{Catalogue, Layout};
 use crate::model::Paging;
+use crate::reading::Source;
 
 /// The pager and the budget it works under. Lock order: pager, then budget, then status.
 pub(super) struct Paged {
     catalogue: Arc<Catalogue>,
     placement: Placement,
+    source: Arc<Source>,
     pager: Mutex<Pager>,
     budget: Mutex<Budget>,
     /// How things stood after the last pass.
@@ -31,29 +33,33 @@ pub(super) struct Paged {
 const STAGING: u64 = 64 << 20;
 
 /// The best way of bringing records that the device has.
-fn backing(device: &Device, bundle: &Arc<Bundle>, catalogue: &Catalogue, options: &GpuOptions) -> Result<Box<dyn Backing>> {
+fn backing(device: &Device, source: &Arc<Source>, catalogue: &Catalogue, options: &GpuOptions) -> Result<Box<dyn Backing>> {
     #[cfg(any(target_os = "linux", target_os = "android", windows))]
     if options.import
-        && let Some(imported) = super::import::Imported::new(device, bundle, options.reading)?
+        && let Some(imported) = super::import::Imported::new(device, source)?
     {
         return Ok(Box::new(imported));
     }
     let piece = catalogue.pools().iter().map(|p| p.bytes).max().unwrap_or(0).max(16);
     let routes = catalogue.pools().iter().map(|p| u64::from(p.routes)).max().unwrap_or(0);
-    Ok(Box::new(Staged::new(device, bundle, options.reading, piece, routes.min(STAGING / piece).max(1))?))
+    Ok(Box::new(Staged::new(device, source, piece, routes.min(STAGING / piece).max(1))?))
 }
 
 impl Paged {
     /// With the fewest slots, until [`settle`](Self::settle) knows what the weights take.
     pub(super) fn new(device: &Device, bundle: &Arc<Bundle>, options: &GpuOptions) -> Result<Paged> {
         let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
-        let backing = backing(device, bundle, &catalogue, options)?;
+        let source = match options.host_budget {
+            None => Source::file(bundle, options.reading),
+            Some(budget) => Source::with_memory(bundle, options.reading, budget, options.policy)?,
+        };
+        let backing = backing(device, &source, &catalogue, options)?;
         let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, backing)?;
         let fixed = Latch::BYTES + pager.overhead();
         let budget = Budget { limit: u64::MAX, pending: None, fixed, runs: 0, binding: device.binding, policy: options.policy };
         pager.cut(device, budget.layout(&catalogue, budget.least(&catalogue), 0)?)?;
         let (pager, budget) = (Mutex::new(pager), Mutex::new(budget));
-        Ok(Paged { catalogue, placement: options.placement, pager, budget, status: Mutex::default() })
+        Ok(Paged { catalogue, placement: options.placement, source, pager, budget, status: Mutex::default() })
     }
 
     /// Counts the dense weights, now that they are on the device, and cuts the rest of the budget into slots.
@@ -115,6 +121,13 @@ impl Paged {
         self.catch_up(device)
     }
 
+    /// Uses the pager in passing.
+    pub(super) fn with<T>(&self, device: &Device, f: impl FnOnce(&mut Pager) -> Result<T>) -> Result<T> {
+        let result = f(&mut self.lock());
+        self.catch_up(device)?;
+        result
+    }
+
     /// Applies a limit that nobody else will: for whoever has set one, and whoever gives the pager back.
     pub(super) fn catch_up(&self, device: &Device) -> Result<()> {
         while self.is_pending() {
@@ -131,17 +144,18 @@ impl Paged {
 
     /// Takes `bytes` for a run off the budget; slots make room.
     pub(super) fn reserve(&self, device: &Device, bytes: u64) -> Result<()> {
-        let mut pager = self.lock();
-        let mut budget = self.budget();
-        // From here on no limit can be set that does not count this run.
-        self.enforce(device, &mut pager, &mut budget)?;
-        if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
-            let layout = self.layout(&budget, budget.limit, bytes)?;
-            pager.cut(device, layout)?;
-        }
-        budget.runs += bytes;
-        self.note(&pager, &budget);
-        Ok(())
+        self.with(device, |pager| {
+            let mut budget = self.budget();
+            // From here on no limit can be set that does not count this run.
+            self.enforce(device, pager, &mut budget)?;
+            if budget.taken() + bytes + pager.layout().bytes() > budget.limit {
+                let layout = self.layout(&budget, budget.limit, bytes)?;
+                pager.cut(device, layout)?;
+            }
+            budget.runs += bytes;
+            self.note(pager, &budget);
+            Ok(())
+        })
     }
 
     /// A run is over. The next one may take its bytes; slots grow again when the budget is set.
@@ -161,7 +175,8 @@ impl Paged {
             slots: pager.layout().bytes(),
             experts: self.catalogue.bytes(),
             counts: pager.tier.counts(),
-            bytes_read: pager.bytes_read,
+            bytes_read: self.source.bytes_read(),
+            host: self.source.counts(),
             stall: pager.stall,
             ..Paging::default()
         };

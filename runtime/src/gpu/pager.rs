@@ -9,7 +9,7 @@ use super::slabs::{Slabs, too_large};
 use super::table::Table;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::experts::{Catalogue, Layout, Policy, RecordId, Slot, Tier};
+use crate::experts::{Catalogue, Heat, Layout, Policy, RecordId, Slot, Tier};
 
 /// The slots of a device and the book about them. Whoever holds it may submit work that uses slots.
 pub(super) struct Pager {
@@ -21,6 +21,8 @@ pub(super) struct Pager {
     layout: Layout,
     /// `None` until the first cut, and after one that failed.
     slabs: Option<Slabs>,
+    /// Nobody has been in the slots since they were cut.
+    fresh: bool,
     /// Grows with every cut: what was bound to older slots is void.
     generation: u64,
     /// Records that a submission under way computes, pinned.
@@ -47,7 +49,20 @@ impl Pager {
         let layout = Layout { regions: Vec::new() };
         let tier = Tier::new(catalogue.clone(), &layout, policy);
         let (bytes_read, stall) = (0, Duration::ZERO);
-        Ok(Pager { bundle, catalogue, tier, table, backing, layout, slabs: None, generation: 0, flying: None, bytes_read, stall })
+        Ok(Pager {
+            bundle,
+            catalogue,
+            tier,
+            table,
+            backing,
+            layout,
+            slabs: None,
+            fresh: true,
+            generation: 0,
+            flying: None,
+            bytes_read,
+            stall,
+        })
     }
 
     /// Bytes that the budget pays for beside slots.
@@ -67,6 +82,7 @@ impl Pager {
         device.wait()?;
         self.flying = None;
         self.slabs = None;
+        self.fresh = true;
         self.generation += 1;
         self.tier.clear(&layout);
         self.table.clear();
@@ -102,19 +118,33 @@ impl Pager {
         self.layout.regions.iter().all(|r| r.pools.iter().all(|&p| pools[p].routes <= r.slots))
     }
 
-    /// A forward pass begins. Where there is room for everything, everything is brought at once.
+    /// A forward pass begins.
     pub(super) fn begin(&mut self, device: &Device) -> Result<()> {
         self.land(device)?;
         self.tier.begin_pass();
-        let slots: u64 = self.layout.regions.iter().map(|r| u64::from(r.slots)).sum();
-        if slots == self.catalogue.records() as u64 && !self.complete() {
-            let missing = (0..slots).map(|r| RecordId(u32::try_from(r).unwrap_or(u32::MAX)));
-            let missing: Vec<RecordId> = missing.filter(|&r| self.tier.slot(r).is_none()).collect();
-            let admitted = self.admit(&missing, missing.len());
-            self.bring(device, &admitted)?;
-            admitted.iter().for_each(|&(r, _)| self.tier.unpin(r));
+        if std::mem::take(&mut self.fresh) {
+            self.fill(device);
         }
         Ok(())
+    }
+
+    /// Fills empty slots: with everything where there is room for it, else with what was used before, the hottest first.
+    fn fill(&mut self, device: &Device) {
+        let slots: u64 = self.layout.regions.iter().map(|r| u64::from(r.slots)).sum();
+        let everything = slots == self.catalogue.records() as u64;
+        let records = (0..self.catalogue.records()).map(|r| RecordId(u32::try_from(r).unwrap_or(u32::MAX)));
+        let mut hot: Vec<(f32, RecordId)> = records.map(|r| (self.tier.heat().share(r, self.tier.now().pass), r)).collect();
+        hot.retain(|&(share, r)| (everything || share > 0.0) && self.tier.slot(r).is_none());
+        hot.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut admitted = Vec::new();
+        for (_, r) in hot {
+            if self.tier.has_room(r) {
+                admitted.extend(self.admit(&[r], 1));
+            }
+        }
+        // What cannot be read is asked for again by whoever needs it, who then says why not.
+        let _ = self.bring(device, &admitted);
+        admitted.iter().for_each(|&(r, _)| self.tier.unpin(r));
     }
 
     /// The records behind the experts that a step chose, ascending, each once.
@@ -211,6 +241,18 @@ impl Pager {
         let Some((submission, records)) = self.flying.take() else { return Ok(()) };
         records.iter().for_each(|&r| self.tier.unpin(r));
         device.wait_for(submission)
+    }
+
+    /// What was used how often, as JSON for the bundle with this fingerprint.
+    pub(super) fn heat(&self, fingerprint: &str) -> String {
+        self.tier.heat().save(&self.catalogue, fingerprint, self.tier.now().pass)
+    }
+
+    /// Starts from saved heat: the hottest records come with the next pass, as long as there are empty slots.
+    pub(super) fn set_heat(&mut self, json: &str, fingerprint: &str) -> Result<()> {
+        self.tier.set_heat(Heat::load(json, &self.catalogue, fingerprint).map_err(Error::Input)?);
+        self.fresh = true;
+        Ok(())
     }
 
     /// How many records fly.

@@ -52,9 +52,6 @@ impl GpuRun {
         let reserved = Reserved { model: model.clone(), bytes };
         let memory = Memory::new(device, plan, &model.weights, options, &mut &*device)?;
         let (programs, generation) = programs(&model, &memory, options, None)?;
-        if let Experts::Paged(paged) = &model.experts {
-            paged.catch_up(device)?;
-        }
         let ahead = model.run_ahead.unwrap_or(1);
         Ok(GpuRun { options, memory, programs, generation, ahead, position: 0, model: model.clone(), _reserved: reserved })
     }
@@ -247,7 +244,7 @@ fn programs(model: &Loaded, memory: &Memory, options: RunOptions, pager: Option<
     match (&model.experts, pager) {
         (Experts::Resident(slabs), _) => Ok((lower(slabs)?, 0)),
         (Experts::Paged(_), Some(pager)) => of(pager),
-        (Experts::Paged(paged), None) => of(&mut paged.lock()),
+        (Experts::Paged(paged), None) => paged.with(&model.device, of),
     }
 }
 

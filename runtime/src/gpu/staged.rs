@@ -5,9 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::backing::{Backing, Load};
 use super::device::{Device, failed};
-use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
-use crate::reading::{Buffer, Reader};
+use crate::reading::{Buffer, Reader, Source};
 
 /// The ring, and the regions it fills.
 pub(super) struct Staged {
@@ -18,20 +17,21 @@ pub(super) struct Staged {
     /// Staging buffers that are mapped, ready to be written.
     free: Vec<wgpu::Buffer>,
     returned: (Sender<wgpu::Buffer>, Receiver<wgpu::Buffer>),
+    /// Of all staging buffers.
     bytes: u64,
 }
 
 impl Staged {
     /// `pieces` records of at most `piece` bytes may be on their way at a time.
-    pub(super) fn new(device: &Device, bundle: &Arc<Bundle>, reading: Reading, piece: u64, pieces: u64) -> Result<Staged> {
+    pub(super) fn new(device: &Device, source: &Arc<Source>, piece: u64, pieces: u64) -> Result<Staged> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: Some("staging"), size: piece, usage, mapped_at_creation: true };
         let make = |_| device.guarded("make room for staging", || device.wgpu.create_buffer(&descriptor));
         let free = (0..pieces).map(make).collect::<Result<Vec<_>>>()?;
         let size = usize::try_from(piece).unwrap_or(usize::MAX);
         let spare = (0..pieces).map(|_| Buffer::new(size)).collect::<Result<Vec<_>>>()?;
-        let reader = Reader::new(bundle, reading)?;
-        Ok(Staged { regions: Vec::new(), reader, spare, free, returned: channel(), bytes: 2 * piece * pieces })
+        let reader = Reader::new(source)?;
+        Ok(Staged { regions: Vec::new(), reader, spare, free, returned: channel(), bytes: piece * pieces })
     }
 }
 

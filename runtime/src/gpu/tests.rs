@@ -348,5 +348,5 @@ fn software_adapters_import_memory() {
     let dir = tempfile::tempdir().unwrap();
     let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
     let device = Device::open(&GpuOptions::on(AdapterChoice::Named("llvmpipe".into()))).unwrap();
-    assert!(super::import::Imported::new(&device, &bundle, Default::default()).unwrap().is_some());
+    assert!(super::import::Imported::new(&device, &crate::reading::Source::file(&bundle, Default::default())).unwrap().is_some());
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Buffer, Done, Reader};
+use super::{Buffer, Done, Reader, Source};
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::{Catalogue, Heat, Layout, Policy, RecordId, Sharing, Tier};
@@ -54,7 +54,7 @@ impl Host {
         let slots = options.budget.saturating_sub(options.fixed);
         let sharing = Sharing::best(options.policy, &catalogue, slots);
         let layout = layout(&catalogue, &options, sharing)?;
-        let reader = Reader::new(bundle, options.reading)?;
+        let reader = Reader::new(&Source::file(bundle, options.reading))?;
         let n = catalogue.records();
         Ok(Host {
             sharing,

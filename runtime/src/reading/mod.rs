@@ -4,11 +4,11 @@
 mod buffer;
 mod host;
 mod reader;
-#[cfg(test)]
-mod tests;
+mod source;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use host::{Feed, Host, HostOptions};
 #[cfg(any(target_os = "linux", target_os = "android", windows))]
 pub(crate) use reader::Destination;
 pub(crate) use reader::{Done, Reader};
+pub(crate) use source::Source;

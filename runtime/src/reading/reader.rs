@@ -5,8 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::Buffer;
-use crate::bundle::{Bundle, Reading};
+use super::{Buffer, Source};
 use crate::error::{Error, Result};
 
 /// Reads in flight at a time: devices of today reach their full speed with a few large reads, more only wait longer.
@@ -71,16 +70,16 @@ pub(crate) struct Reader<B = Buffer> {
 impl<B: Destination> Reader<B> {
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn new(bundle: &Arc<Bundle>, reading: Reading) -> Result<Reader<B>> {
+    pub(crate) fn new(source: &Arc<Source>) -> Result<Reader<B>> {
         let queue: Queue<B> = Queue { urgent: VecDeque::new(), ahead: VecDeque::new(), closed: false };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), work: Condvar::new() });
         let (sender, done) = mpsc::channel();
         let mut reader = Reader { shared: shared.clone(), done, threads: Vec::new(), pending: 0 };
         for i in 0..THREADS {
-            let (shared, sender, bundle) = (shared.clone(), sender.clone(), bundle.clone());
+            let (shared, sender, source) = (shared.clone(), sender.clone(), source.clone());
             let serve = move || {
                 while let Some(Order { pool, record, mut buffer }) = next(&shared) {
-                    let result = bundle.read_record(pool, record, buffer.bytes_mut(), reading);
+                    let result = source.read(pool, record, buffer.bytes_mut());
                     if sender.send(Done { pool, record, buffer, result }).is_err() {
                         return;
                     }
