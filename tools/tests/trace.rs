@@ -95,7 +95,9 @@ fn what_does_not_fit_is_refused() {
         assert!(error.contains(complaint) && error.contains("damaged.json"), "{error}");
     }
     assert!(hotset(&["replay", RECORDED, DEMO, "--cached", "0.01"]).error().contains("no room"));
-    for args in [&["replay", RECORDED, DEMO, "--cached", "1.5"][..], &["trace", DEMO, "-o", "x"], &["replay", RECORDED, DEMO, "--policy", "x"]] {
+    for args in
+        [&["replay", RECORDED, DEMO, "--cached", "1.5"][..], &["trace", DEMO, "-o", "x"], &["replay", RECORDED, DEMO, "--policy", "x"]]
+    {
         assert_eq!(hotset(args).code, Some(2), "{args:?}");
     }
 }

@@ -86,7 +86,18 @@ impl Heat {
         self.shares(record)[SPEEDS - 1]
     }
 
-    /// The same at every speed.
+    /// Records that are known to be used, the hottest first: those worth bringing before anybody asks.
+    pub fn hottest(&self, catalogue: &Catalogue) -> Vec<RecordId> {
+        let mut hot = Vec::new();
+        for pool in catalogue.pools() {
+            let known = |r: &RecordId| self.uses[r.index()].turns > COLD && self.share(*r) > 0.5 * pool.even();
+            hot.extend((pool.first..pool.first + pool.records).map(RecordId).filter(known));
+        }
+        hot.sort_by(|a, b| self.share(*b).total_cmp(&self.share(*a)));
+        hot
+    }
+
+    /// [`share`](Self::share) at every speed.
     pub(super) fn shares(&self, record: RecordId) -> &Shares {
         &self.uses[record.index()].shares
     }

@@ -159,6 +159,7 @@ fn every_budget_from_the_least_on_works() {
 fn heat_survives_saving_and_refuses_what_is_not_its_own() {
     let c = layers(2, 4, 1);
     let mut heat = Heat::cold(&c);
+    assert_eq!(heat.hottest(&c), [], "nothing is known yet");
     for pass in 1..50 {
         (0..4).for_each(|r| heat.note(c.id(0, r), r == 3, Moment { pass, step: 0 }));
     }
@@ -168,6 +169,8 @@ fn heat_survives_saving_and_refuses_what_is_not_its_own() {
     for r in (0..8).map(RecordId) {
         assert_eq!(warm.share(r), heat.share(r));
     }
+    assert_eq!(heat.hottest(&c), [c.id(0, 3)]);
+    assert_eq!(warm.hottest(&c)[0], c.id(0, 3));
     for (json, fingerprint) in
         [(json.as_str(), "other"), ("{}", "abc"), (&json.replace("[0.0", "[7.0"), "abc"), (&json.replace(":1,", ":2,"), "abc")]
     {

@@ -101,14 +101,9 @@ impl Host {
     /// Starts from saved heat: the hottest records come in the background, as long as nobody has to leave for them.
     pub(crate) fn set_heat(&mut self, json: &str, fingerprint: &str) -> Result<()> {
         let heat = Heat::load(json, self.tier.catalogue(), fingerprint).map_err(Error::Input)?;
-        let catalogue = self.tier.catalogue();
-        let records = (0..self.buffers.len()).map(|i| RecordId(u32::try_from(i).unwrap_or(u32::MAX)));
-        // A record that was hardly ever used is not worth a read before it is asked for.
-        let warm = |&(share, r): &(f32, RecordId)| share > 0.5 * catalogue.pools()[catalogue.locate(r).0].even();
-        let mut hot: Vec<(f32, RecordId)> = records.map(|r| (heat.share(r), r)).filter(warm).collect();
-        hot.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let hottest = heat.hottest(self.tier.catalogue());
         self.tier.set_heat(heat);
-        for (_, r) in hot {
+        for r in hottest {
             if self.tier.slot(r).is_none() && self.tier.has_room(r) {
                 self.order(r, false)?;
             }
