@@ -86,8 +86,8 @@ fn what_does_not_fit_is_refused() {
     let damaged = [
         (json[..json.len() / 2].to_owned(), "no trace"),
         (json.replacen("\"version\":1", "\"version\":9", 1), "newer"),
-        (json.replacen("[[", "[[99,", 1), "does not have"),
-        (json[..json.find("[[[").unwrap_or_else(|| json.find("[[").unwrap())].to_owned() + "[]}", "no experts"),
+        (json.replace("]]]}", ",99]]]}"), "does not have"),
+        (json[..json.find("[[[").unwrap()].to_owned() + "[]}", "no experts"),
     ];
     for (contents, complaint) in damaged {
         let file = tiny.file("damaged.json", contents);
