@@ -35,6 +35,11 @@
 //! are the same bits under every budget. [`Engine::set_budget`] changes it at any moment, from any thread: call it when the system asks
 //! for memory. [`Engine::report`] tells how it goes.
 //!
+//! # Which experts are used
+//!
+//! [`Session::record_routes`] notes the experts of every forward pass; an [`experts::Trace`] keeps them, and [`experts::replay`](experts::replay())
+//! says what a cache of any size and [policy](experts::Policy) would have made of them.
+//!
 //! # Errors
 //!
 //! One type, [`Error`], whose texts are sentences for people and whose [`Category`] is for programs. No file and no argument makes the

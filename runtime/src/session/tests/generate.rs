@@ -218,3 +218,12 @@ fn engines_and_sessions_cross_threads() {
     is_send::<Engine>();
     is_sync::<Engine>();
 }
+
+#[test]
+fn a_device_that_cannot_record_routes_says_so() {
+    let mut session = session("x");
+    assert!(session.record_routes().unwrap_err().to_string().contains("use the CPU"));
+    session.append(&[1]).unwrap();
+    session.prefill().unwrap();
+    assert_eq!((session.read(), session.take_routes()), (1, vec![]));
+}
