@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::experts::Counts;
+use crate::experts::{Counts, Pass};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -64,6 +64,20 @@ pub trait Run: Send {
     /// # Errors
     /// When the device fails or the model's numbers are not finite. The position is unchanged then.
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output>;
+
+    /// From now on notes which records each pass uses, for [`take_passes`](Self::take_passes).
+    ///
+    /// # Errors
+    /// When this device cannot tell.
+    fn record_passes(&mut self) -> Result<()> {
+        Err(Error::Input("this device does not record routing; use the CPU".into()))
+    }
+
+    /// The passes that succeeded since recording began or since the last call, in order: one for each batch of tokens that the device
+    /// computed together. Empty while nothing is recorded.
+    fn take_passes(&mut self) -> Vec<Pass> {
+        Vec::new()
+    }
 }
 
 /// How a [`Run`] keeps its caches.

@@ -2,11 +2,13 @@
 
 mod checkpoint;
 mod commands;
+mod documents;
 mod failure;
 mod import;
 mod measure;
 mod options;
 mod progress;
+mod saving;
 mod score;
 mod synth;
 mod terminal;

@@ -20,7 +20,7 @@ fn usage() {
         assert_eq!((done.code, done.stdout.as_str()), (Some(2), ""), "{args:?}");
         assert!(!done.stderr.is_empty());
     }
-    for command in ["run", "chat", "logits", "eval", "bench", "devices"] {
+    for command in ["run", "chat", "logits", "eval", "bench", "devices", "trace", "replay", "synth"] {
         assert!(hotset(&[command, "--help"]).ok().contains("--"), "{command}");
     }
 }

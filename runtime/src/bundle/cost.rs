@@ -1,8 +1,14 @@
 //! What a token costs, from the file alone.
 
 use super::{Bundle, TensorInfo};
+use crate::experts::Catalogue;
 
 impl Bundle {
+    /// Every expert of the bundle, and which steps use it.
+    pub fn catalogue(&self) -> Catalogue {
+        Catalogue::new(self.plan(), |p| self.record_layout(p).bytes as u64)
+    }
+
     /// Bytes of everything that is not an expert: dense tensors and tokenizer.
     pub fn dense_bytes(&self) -> u64 {
         let records = (0..self.plan().pools.len()).map(|p| u64::from(self.plan().pools[p].records) * self.record_layout(p).bytes as u64);

@@ -10,7 +10,7 @@ use super::product::{Job, expand};
 use super::router::{self, RouterSpace};
 use super::routes::Routes;
 use crate::error::{Error, Result};
-use crate::experts::RecordId;
+use crate::experts::{Pass, RecordId};
 use crate::plan::Work;
 
 /// Everything a forward pass writes but the caches, kept from call to call.
@@ -28,11 +28,17 @@ pub(super) struct Space {
     logits: Slab,
 }
 
-/// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result.
+/// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result. Notes in `pass` which records that takes.
 ///
 /// # Errors
 /// When the stream is not finite at the end.
-pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+pub(super) fn forward(
+    c: &Context<'_>,
+    tokens: &[u32],
+    caches: &mut [Vec<Head>],
+    space: &mut Space,
+    mut pass: Option<&mut Pass>,
+) -> Result<()> {
     let plan = c.bundle.plan();
     let table = c.bundle.matrix(&plan.embedding.table)?;
     let mut row = vec![0.0; plan.width as usize];
@@ -43,7 +49,7 @@ pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>],
         space.x.set_row(t, &row);
     }
     for i in 0..plan.steps.len() {
-        step(c, i, caches, space)?;
+        step(c, i, caches, space, pass.as_deref_mut())?;
     }
     match space.x.data.as_flattened().iter().find(|v| !v.is_finite()) {
         Some(v) => Err(Error::NotFinite(format!("the value {v}"))),
@@ -52,7 +58,7 @@ pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Vec<Head>],
 }
 
 /// `x += scale * (work(norm(x)) + bias)`.
-fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Space) -> Result<()> {
+fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Space, pass: Option<&mut Pass>) -> Result<()> {
     let step = &c.bundle.plan().steps[index];
     let Space { x, input, router, ffn, attention, .. } = space;
     let pool = step.routed.as_ref().map(|r| &c.bundle.plan().pools[r.pool as usize]);
@@ -71,6 +77,9 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Spa
         (Some(r), Some(pool)) => router::route(c, &r.router, pool, a, router)?,
         _ => Routes::none(x.rows),
     };
+    if let Some(pass) = pass {
+        pass.0.push(routes.records());
+    }
     if let Some(mut host) = c.host() {
         let ids = guess(c, index, a, router)?.into_iter().flat_map(|(pool, routes)| routes.list.into_iter().map(move |(r, _)| (pool, r)));
         let ids: Vec<RecordId> = ids.map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();

@@ -14,7 +14,7 @@ use super::report;
 use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::experts::Policy;
+use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
 use crate::plan::{State, Work};
 use crate::reading::{Host, HostOptions};
@@ -106,8 +106,16 @@ impl CpuModel {
 
 impl Model for CpuModel {
     fn start(&self, options: RunOptions) -> Result<Box<dyn Run>> {
-        let mut run =
-            CpuRun { shared: self.shared.clone(), options, caches: Vec::new(), position: 0, charged: 0, chunk: 0, space: Space::default() };
+        let mut run = CpuRun {
+            shared: self.shared.clone(),
+            options,
+            caches: Vec::new(),
+            position: 0,
+            charged: 0,
+            chunk: 0,
+            space: Space::default(),
+            passes: None,
+        };
         run.reset();
         Ok(Box::new(run))
     }
@@ -192,6 +200,8 @@ struct CpuRun {
     /// Tokens of a batch that `space` may have grown to.
     chunk: usize,
     space: Space,
+    /// What passes used, where that is recorded.
+    passes: Option<Vec<Pass>>,
 }
 
 impl Run for CpuRun {
@@ -223,8 +233,10 @@ impl Run for CpuRun {
 
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
         let start = self.position;
+        let recorded = self.passes.as_ref().map_or(0, Vec::len);
         let result = self.batches(tokens, want);
         if result.is_err() {
+            self.passes.iter_mut().for_each(|p| p.truncate(recorded));
             // What went into the caches may not be finite. (A cache that slides has lost its oldest rows if an earlier batch of this call
             // succeeded; damaged weights do not let any conversation go on for long.)
             let end = (start + tokens.len()).min(self.position + self.shared.most);
@@ -234,6 +246,15 @@ impl Run for CpuRun {
             }
         }
         result
+    }
+
+    fn record_passes(&mut self) -> Result<()> {
+        self.passes.get_or_insert_default();
+        Ok(())
+    }
+
+    fn take_passes(&mut self) -> Vec<Pass> {
+        self.passes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -270,7 +291,9 @@ impl CpuRun {
                 turns,
                 host: shared.host.as_ref(),
             };
-            forward(&c, tokens, &mut self.caches, &mut self.space)?;
+            let mut pass = self.passes.is_some().then(Pass::default);
+            forward(&c, tokens, &mut self.caches, &mut self.space, pass.as_mut())?;
+            self.passes.iter_mut().for_each(|p| p.extend(pass.take()));
             match want {
                 Want::All => head(&c, tokens.len(), &mut self.space, &mut logits)?,
                 Want::Last | Want::Best(_) if i == last => head(&c, 1, &mut self.space, &mut logits)?,

@@ -1,5 +1,6 @@
 //! Which rows of work a step has, and which of them share weights.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::batch::{Batch, Forms, View};
@@ -48,6 +49,11 @@ impl Routes {
     /// No routes for any of `tokens`.
     pub(super) fn none(tokens: usize) -> Routes {
         Routes { list: Vec::new(), ends: vec![0; tokens] }
+    }
+
+    /// The records that are used, each once, ascending.
+    pub(super) fn records(&self) -> Vec<u32> {
+        self.list.iter().map(|&(record, _)| record).collect::<BTreeSet<u32>>().into_iter().collect()
     }
 }
 

@@ -24,6 +24,15 @@ pub struct PoolRecords {
     pub bytes: u64,
     /// Most records that one token uses at one step.
     pub routes: u32,
+    /// Steps that use it: its turns in a pass.
+    pub turns: u32,
+}
+
+impl PoolRecords {
+    /// Share of turns that would use a record if all were equal.
+    pub fn even(&self) -> f32 {
+        self.routes as f32 / self.records.max(1) as f32
+    }
 }
 
 /// All pools and the order in which steps use them.
@@ -34,6 +43,8 @@ pub struct Catalogue {
     pool_of: Vec<u32>,
     /// Pool of each step of the plan; `None` where nothing is routed.
     steps: Vec<Option<usize>>,
+    /// For each step in turn, the steps until each pool is used next, `[steps, pools]`.
+    until: Vec<usize>,
 }
 
 impl Catalogue {
@@ -43,12 +54,16 @@ impl Catalogue {
         let (mut pools, mut pool_of) = (Vec::new(), Vec::new());
         for (i, pool) in plan.pools.iter().enumerate() {
             let of_step = |r: &crate::plan::Routed| r.router.select.rule.max_routes(pool.experts());
-            let routes = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == i).map(of_step).max();
+            let uses = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == i);
+            let turns = u32::try_from(uses.clone().count()).unwrap_or(u32::MAX);
+            let routes = uses.map(of_step).max().unwrap_or(0).min(pool.records);
             let first = u32::try_from(pool_of.len()).unwrap_or(u32::MAX);
-            pools.push(PoolRecords { first, records: pool.records, bytes: bytes(i), routes: routes.unwrap_or(0).min(pool.records) });
+            pools.push(PoolRecords { first, records: pool.records, bytes: bytes(i), routes, turns });
             pool_of.extend((0..pool.records).map(|_| u32::try_from(i).unwrap_or(u32::MAX)));
         }
-        Catalogue { pools, pool_of, steps }
+        let until = (0..steps.len()).flat_map(|step| (0..pools.len()).map(move |pool| (step, pool)));
+        let until = until.map(|(step, pool)| steps_until(&steps, pool, step)).collect();
+        Catalogue { pools, pool_of, steps, until }
     }
 
     /// Pools in the plan's order.
@@ -89,7 +104,11 @@ impl Catalogue {
 
     /// Steps from `step` until a pool is used next: 0 when this very step uses it, up to the length of the plan less one.
     pub fn steps_until(&self, pool: usize, step: usize) -> usize {
-        let ahead = self.steps[step..].iter().chain(&self.steps[..step]).position(|&p| p == Some(pool));
-        ahead.unwrap_or(self.steps.len())
+        self.until[step * self.pools.len() + pool]
     }
+}
+
+fn steps_until(steps: &[Option<usize>], pool: usize, step: usize) -> usize {
+    let ahead = steps[step..].iter().chain(&steps[..step]).position(|&p| p == Some(pool));
+    ahead.unwrap_or(steps.len())
 }

@@ -13,7 +13,7 @@
 mod catalogue;
 mod heat;
 mod layout;
-mod odds;
+mod mixture;
 mod policy;
 mod replay;
 #[cfg(test)]

@@ -11,9 +11,11 @@ pub struct Facts {
     pub steps_until: usize,
     /// Steps of the plan.
     pub steps: usize,
-    /// Share of passes that used it, older ones weighing less.
+    /// Turns of its pool in a pass: steps that use it.
+    pub turns: u32,
+    /// Share of its pool's turns that used it, older ones weighing less.
     pub share: f32,
-    /// How likely its pool's next turn uses it, judging by how records in its situation fared.
+    /// How likely its pool's next turn uses it, judging by what it did at its last turn, lately, and in the long run.
     pub chance: f32,
     /// Its last use.
     pub last: Option<Moment>,
@@ -25,7 +27,7 @@ pub struct Facts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// Whatever is expected to be used latest: after the steps until its pool's turn, and then after as many passes as its chance
+    /// Whatever is expected to be used latest: after the steps until its pool's turn, and then after as many turns as its chance
     /// suggests. Records of steps just passed leave first, the rarely used ones among them.
     #[default]
     NextUse,
@@ -65,7 +67,7 @@ fn next_use(f: &Facts) -> f64 {
         return turn;
     }
     let chance = f64::from(f.chance);
-    turn + (1.0 - chance) / chance.max(1e-9)
+    turn + (1.0 - chance) / chance.max(1e-9) / f64::from(f.turns.max(1))
 }
 
 impl FromStr for Policy {

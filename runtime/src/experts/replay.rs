@@ -1,6 +1,6 @@
 //! What a policy makes of recorded routing, beside the best that was possible.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Catalogue, Counts, Layout, Pass, Policy, RecordId, Tier};
@@ -38,41 +38,35 @@ pub fn replay(catalogue: &Arc<Catalogue>, layout: &Layout, policy: Policy, passe
     Replay { counts: tier.counts(), bytes }
 }
 
-/// The same with knowledge of the future: whoever is used again latest leaves (Bélády's rule, optimal for equal slots).
+/// The same with knowledge of the future: whoever is used again latest leaves (Bélády's rule, optimal for equal slots). Takes time in
+/// proportion to the uses, times the logarithm of the slots.
 pub fn optimum(catalogue: &Catalogue, layout: &Layout, passes: &[Pass]) -> Replay {
     let uses: Vec<Vec<RecordId>> = passes.iter().flat_map(|p| wanted(catalogue, p).map(|(_, w)| w)).collect();
-    // For each record the times of its uses, latest first.
-    let mut times: HashMap<RecordId, Vec<usize>> = HashMap::new();
+    // For each use the time of the same record's next one.
+    let mut soonest = vec![usize::MAX; catalogue.records()];
+    let mut next: Vec<Vec<usize>> = Vec::with_capacity(uses.len());
     for (t, wanted) in uses.iter().enumerate().rev() {
-        wanted.iter().for_each(|r| times.entry(*r).or_default().push(t));
+        next.push(wanted.iter().map(|r| std::mem::replace(&mut soonest[r.index()], t)).collect());
     }
+    let mut regions: Vec<BTreeSet<(usize, RecordId)>> = vec![BTreeSet::new(); layout.regions.len()];
     let mut out = Replay::default();
-    for region in &layout.regions {
-        let slots = region.slots as usize;
-        let mut held: Vec<RecordId> = Vec::new();
-        let mut left = times.clone();
-        for wanted in &uses {
-            let here = |r: &&RecordId| region.pools.contains(&catalogue.locate(**r).0);
-            let wanted: Vec<RecordId> = wanted.iter().filter(here).copied().collect();
-            for r in &wanted {
-                left.entry(*r).or_default().pop();
-            }
-            let next = |r: &RecordId| left.get(r).and_then(|t| t.last()).copied().unwrap_or(usize::MAX);
-            for r in &wanted {
-                if held.contains(r) {
-                    out.counts.hits += 1;
-                    continue;
-                }
+    for (t, (wanted, next)) in uses.iter().zip(next.iter().rev()).enumerate() {
+        for (r, next) in wanted.iter().zip(next) {
+            let pool = catalogue.locate(*r).0;
+            let Some(region) = layout.regions.iter().position(|l| l.pools.contains(&pool)) else { continue };
+            // Who is in, by the time of the next use.
+            let held = &mut regions[region];
+            if held.remove(&(t, *r)) {
+                out.counts.hits += 1;
+            } else {
                 out.counts.misses += 1;
-                out.bytes += region.slot_bytes;
-                if held.len() == slots {
-                    let latest = held.iter().enumerate().max_by_key(|(_, h)| (!wanted.contains(h), next(h)));
-                    if let Some(i) = latest.map(|(i, _)| i) {
-                        held.swap_remove(i);
-                    }
+                out.bytes += layout.regions[region].slot_bytes;
+                if held.len() == layout.regions[region].slots as usize {
+                    let latest = held.iter().rev().find(|(_, h)| !wanted.contains(h)).or(held.last()).copied();
+                    latest.map(|h| held.remove(&h));
                 }
-                held.push(*r);
             }
+            held.insert((*next, *r));
         }
     }
     out

@@ -158,14 +158,19 @@ fn every_budget_from_the_least_on_works() {
 #[test]
 fn heat_survives_saving_and_refuses_what_is_not_its_own() {
     let c = layers(2, 4, 1);
-    let mut heat = Heat::cold(c.records());
+    let mut heat = Heat::cold(&c);
+    assert_eq!(heat.hottest(&c), [], "nothing is known yet");
     for pass in 1..50 {
-        heat.note(c.id(0, 3), Moment { pass, step: 0 });
+        (0..4).for_each(|r| heat.note(c.id(0, r), r == 3, Moment { pass, step: 0 }));
     }
-    let json = heat.save(&c, "abc", 49);
+    assert!(heat.share(c.id(0, 3)) > 0.8 && heat.share(c.id(0, 0)) < 0.05, "{heat:?}");
+    let json = heat.save(&c, "abc");
     let warm = Heat::load(&json, &c, "abc").expect("its own");
-    assert_eq!(warm.share(c.id(0, 3), 0), heat.share(c.id(0, 3), 49));
-    assert_eq!(warm.share(c.id(1, 3), 0), 0.0);
+    for r in (0..8).map(RecordId) {
+        assert_eq!(warm.share(r), heat.share(r));
+    }
+    assert_eq!(heat.hottest(&c), [c.id(0, 3)]);
+    assert_eq!(warm.hottest(&c)[0], c.id(0, 3));
     for (json, fingerprint) in
         [(json.as_str(), "other"), ("{}", "abc"), (&json.replace("[0.0", "[7.0"), "abc"), (&json.replace(":1,", ":2,"), "abc")]
     {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::odds::{Odds, Situation};
+use super::mixture::{Lesson, Mixture};
 use super::{Catalogue, Facts, Heat, Layout, Moment, Policy, RecordId};
 
 /// A slot of a region.
@@ -43,7 +43,7 @@ pub struct Tier {
     catalogue: Arc<Catalogue>,
     policy: Policy,
     heat: Heat,
-    odds: Odds,
+    mixture: Mixture,
     now: Moment,
     bays: Vec<Bay>,
     /// Region of each pool.
@@ -62,8 +62,8 @@ impl Tier {
     pub fn new(catalogue: Arc<Catalogue>, layout: &Layout, policy: Policy) -> Tier {
         let n = catalogue.records();
         let mut tier = Tier {
-            heat: Heat::cold(n),
-            odds: Odds::new(),
+            heat: Heat::cold(&catalogue),
+            mixture: Mixture::new(),
             place: vec![None; n],
             pinned: vec![false; n],
             expected: vec![None; n],
@@ -179,7 +179,6 @@ impl Tier {
         self.observe(records);
         let mut missing = Vec::new();
         for &r in records {
-            self.heat.note(r, self.now);
             if self.place[r.index()].is_some() {
                 self.counts.hits += 1;
                 self.pinned[r.index()] = true;
@@ -195,21 +194,13 @@ impl Tier {
     fn observe(&mut self, used: &[RecordId]) {
         let Some(first) = used.first() else { return };
         let pool = &self.catalogue.pools()[self.catalogue.locate(*first).0];
+        let mut lesson = Lesson::default();
         for r in (pool.first..pool.first + pool.records).map(RecordId) {
-            let situation = self.situation(r);
-            self.odds.observe(situation, used.contains(&r));
+            let used = used.contains(&r);
+            self.mixture.observe(&mut lesson, self.heat.shares(r), pool.even(), used);
+            self.heat.note(r, used, self.now);
         }
-    }
-
-    fn situation(&self, r: RecordId) -> Situation {
-        let idle = self.heat.last(r).map(|m| self.now.pass - m.pass.min(self.now.pass));
-        Situation::new(idle, self.heat.share(r, self.now.pass), self.even(r))
-    }
-
-    /// Share of passes that would use a record if all of its pool were equal.
-    fn even(&self, r: RecordId) -> f32 {
-        let pool = &self.catalogue.pools()[self.catalogue.locate(r).0];
-        pool.routes as f32 / pool.records.max(1) as f32
+        self.mixture.learn(&lesson);
     }
 
     /// Notes that a router expects these records to be used later in this pass.
@@ -272,14 +263,15 @@ impl Tier {
 
     fn facts(&self, r: RecordId) -> Facts {
         let pool = self.catalogue.locate(r).0;
-        let steps = self.catalogue.steps().len();
+        let (records, steps) = (&self.catalogue.pools()[pool], self.catalogue.steps().len());
         // The step under way has what it wants pinned: for everybody else of its pool the turn is over.
         let steps_until = 1 + self.catalogue.steps_until(pool, (self.now.step + 1) % steps);
         Facts {
             steps_until,
             steps,
-            share: self.heat.share(r, self.now.pass),
-            chance: self.odds.of(self.situation(r), self.even(r)),
+            turns: records.turns,
+            share: self.heat.share(r),
+            chance: self.mixture.chance(self.heat.shares(r), records.even()),
             last: self.heat.last(r),
             expected: self.expected[r.index()] == Some(self.now.pass) && self.now.step + steps_until < steps,
         }

@@ -132,13 +132,11 @@ impl Pager {
     fn fill(&mut self, device: &Device) {
         let slots: u64 = self.layout.regions.iter().map(|r| u64::from(r.slots)).sum();
         let everything = slots == self.catalogue.records() as u64;
-        let records = (0..self.catalogue.records()).map(|r| RecordId(u32::try_from(r).unwrap_or(u32::MAX)));
-        let mut hot: Vec<(f32, RecordId)> = records.map(|r| (self.tier.heat().share(r, self.tier.now().pass), r)).collect();
-        hot.retain(|&(share, r)| (everything || share > 0.0) && self.tier.slot(r).is_none());
-        hot.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let all = (0..self.catalogue.records()).map(|r| RecordId(u32::try_from(r).unwrap_or(u32::MAX)));
+        let hottest = if everything { all.collect() } else { self.tier.heat().hottest(&self.catalogue) };
         let mut admitted = Vec::new();
-        for (_, r) in hot {
-            if self.tier.has_room(r) {
+        for r in hottest {
+            if self.tier.slot(r).is_none() && self.tier.has_room(r) {
                 admitted.extend(self.admit(&[r], 1));
             }
         }
@@ -245,7 +243,7 @@ impl Pager {
 
     /// What was used how often, as JSON for the bundle with this fingerprint.
     pub(super) fn heat(&self, fingerprint: &str) -> String {
-        self.tier.heat().save(&self.catalogue, fingerprint, self.tier.now().pass)
+        self.tier.heat().save(&self.catalogue, fingerprint)
     }
 
     /// Starts from saved heat: the hottest records come with the next pass, as long as there are empty slots.

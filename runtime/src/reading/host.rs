@@ -42,7 +42,7 @@ pub(crate) struct Host {
 impl Host {
     /// Bytes of records that it cannot do with less than.
     pub(crate) fn least(bundle: &Bundle) -> u64 {
-        Layout::new(&catalogue(bundle), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
+        Layout::new(&bundle.catalogue(), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
     }
 
     /// An empty cache.
@@ -50,7 +50,7 @@ impl Host {
     /// # Errors
     /// When the budget is too small; the message names the smallest one.
     pub(crate) fn new(bundle: &Arc<Bundle>, options: HostOptions) -> Result<Host> {
-        let catalogue = Arc::new(catalogue(bundle));
+        let catalogue = Arc::new(bundle.catalogue());
         let slots = options.budget.saturating_sub(options.fixed);
         let sharing = Sharing::best(options.policy, &catalogue, slots);
         let layout = layout(&catalogue, &options, sharing)?;
@@ -95,18 +95,15 @@ impl Host {
 
     /// See [`Model::heat`](crate::model::Model::heat).
     pub(crate) fn heat(&self, fingerprint: &str) -> String {
-        self.tier.heat().save(self.tier.catalogue(), fingerprint, self.tier.now().pass)
+        self.tier.heat().save(self.tier.catalogue(), fingerprint)
     }
 
     /// Starts from saved heat: the hottest records come in the background, as long as nobody has to leave for them.
     pub(crate) fn set_heat(&mut self, json: &str, fingerprint: &str) -> Result<()> {
         let heat = Heat::load(json, self.tier.catalogue(), fingerprint).map_err(Error::Input)?;
-        let pass = self.tier.now().pass;
-        let records = (0..self.buffers.len()).map(|i| RecordId(u32::try_from(i).unwrap_or(u32::MAX)));
-        let mut hot: Vec<(f32, RecordId)> = records.map(|r| (heat.share(r, pass), r)).filter(|(share, _)| *share > 0.0).collect();
-        hot.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let hottest = heat.hottest(self.tier.catalogue());
         self.tier.set_heat(heat);
-        for (_, r) in hot {
+        for r in hottest {
             if self.tier.slot(r).is_none() && self.tier.has_room(r) {
                 self.order(r, false)?;
             }
@@ -213,10 +210,6 @@ impl Host {
             let _ = self.arrive(done);
         }
     }
-}
-
-fn catalogue(bundle: &Bundle) -> Catalogue {
-    Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64)
 }
 
 fn layout(catalogue: &Catalogue, o: &HostOptions, sharing: Sharing) -> Result<Layout> {

@@ -9,6 +9,7 @@ mod stream;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::experts::Pass;
 use crate::model::{Output, Run, RunOptions, Want};
 
 pub use cancel::CancelToken;
@@ -162,11 +163,24 @@ impl Session {
         result
     }
 
-    fn read_with_logits(&mut self, from: usize) -> Result<Vec<f32>> {
-        while self.run.position() < from {
+    /// Has the model read all [`tokens`](Self::tokens) now. A generation after this needs another token to go on from.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn prefill(&mut self) -> Result<()> {
+        self.read_up_to(self.tokens.len())
+    }
+
+    fn read_up_to(&mut self, end: usize) -> Result<()> {
+        while self.run.position() < end {
             let start = self.run.position();
-            self.run.forward(&self.tokens[start..from.min(start + PREFILL_CHUNK)], Want::Nothing)?;
+            self.run.forward(&self.tokens[start..end.min(start + PREFILL_CHUNK)], Want::Nothing)?;
         }
+        Ok(())
+    }
+
+    fn read_with_logits(&mut self, from: usize) -> Result<Vec<f32>> {
+        self.read_up_to(from)?;
         let mut rows = Vec::with_capacity((self.tokens.len() - from) * self.engine.plan().vocab as usize);
         for chunk in self.tokens[from..].chunks(PREFILL_CHUNK) {
             match self.run.forward(chunk, Want::All)? {
@@ -198,6 +212,21 @@ impl Session {
     /// As [`generate`](Self::generate); failures of the device come from the iterator.
     pub fn stream(&mut self, options: &GenerateOptions) -> Result<Stream<'_>> {
         Stream::new(self, options)
+    }
+
+    /// From now on notes which experts the model uses, for [`take_routes`](Self::take_routes).
+    ///
+    /// # Errors
+    /// When the device cannot tell: the CPU can.
+    pub fn record_routes(&mut self) -> Result<()> {
+        self.run.record_passes()
+    }
+
+    /// What the model used since [`record_routes`](Self::record_routes) or the last call: for each forward pass, in order, the records of
+    /// each step. A generated token is a pass; a prompt is one or a few, each with every record that any of its tokens uses.
+    /// Put into a [`Trace`](crate::experts::Trace) it can be saved and replayed. It grows with every token: take it now and then.
+    pub fn take_routes(&mut self) -> Vec<Pass> {
+        self.run.take_passes()
     }
 
     /// Whether a conversation of `needed` tokens fits.

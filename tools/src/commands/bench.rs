@@ -8,6 +8,7 @@ use hotset::model::Paging;
 use hotset::{Engine, GenerateOptions, SessionOptions, Statistics};
 use serde::Serialize;
 
+use crate::documents;
 use crate::failure::{Failure, Result};
 use crate::measure::{memory_bandwidth, peak_memory};
 use crate::options::{DeviceArgs, bundle_or_demo};
@@ -147,9 +148,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 fn round(engine: &Engine, prompt: u32, generate: u32) -> Result<Round> {
     let context = (prompt + generate) as usize;
     let mut session = engine.session(&SessionOptions { context: Some(context), ..SessionOptions::default() })?;
-    // A multiplicative generator is random enough to visit the vocabulary evenly, and the same in every round.
-    let vocab = u64::from(engine.plan().vocab);
-    let mut tokens = (1..).map(|i: u64| ((i * 0x9e37_79b9 % 0xffff_fffb) % vocab) as u32);
+    let mut tokens = documents::random(engine.plan().vocab);
     session.append(&tokens.by_ref().take(prompt as usize).collect::<Vec<_>>())?;
     let one = GenerateOptions { max_tokens: 1, ignore_eos: true, ..GenerateOptions::default() };
     let first: Statistics = session.generate(&one, |_| {})?.statistics;

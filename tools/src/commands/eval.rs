@@ -4,9 +4,10 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use hotset::{Engine, Session};
+use hotset::Session;
 use serde::Serialize;
 
+use crate::documents;
 use crate::failure::{Failure, Result};
 use crate::options::{ContextArgs, DeviceArgs};
 use crate::progress;
@@ -14,8 +15,6 @@ use crate::score::{Divergence, nll};
 
 /// Logits held at once, in bytes.
 const ROWS: usize = 32 << 20;
-/// Line between documents.
-const SEPARATOR: &str = "<|endoftext|>";
 
 /// Measure how well a bundle predicts a text
 ///
@@ -80,9 +79,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     {
         return Err(Failure::new("the two bundles have different tokenizers, their predictions cannot be compared"));
     }
-    let text =
-        std::fs::read_to_string(&args.text).map_err(|source| hotset::Error::Io { action: "read", path: args.text.clone(), source })?;
-    let mut stream = tokens(&engine, &text)?;
+    let text = documents::read(&args.text)?;
+    let mut stream = documents::tokens(&engine, &text)?;
     let all = stream.len();
     stream.truncate(args.limit.unwrap_or(all).max(2));
     if stream.len() < 2 {
@@ -110,20 +108,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }),
     };
     print(&report, args.json)
-}
-
-/// The stream of tokens that `text` stands for.
-fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>> {
-    let tokenizer = engine.tokenizer()?;
-    if !text.contains(SEPARATOR) {
-        return Ok(tokenizer.encode(text)?);
-    }
-    let mut stream = Vec::new();
-    for document in text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty()) {
-        stream.extend(tokenizer.encode(document)?);
-        stream.extend(tokenizer.eos().first());
-    }
-    Ok(stream)
 }
 
 #[derive(Default)]

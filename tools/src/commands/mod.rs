@@ -7,8 +7,10 @@ mod devices;
 mod eval;
 mod inspect;
 mod logits;
+mod replay;
 mod run;
 mod synth;
+mod trace;
 
 use crate::failure::Result;
 
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Eval(eval::Args),
     Bench(bench::Args),
     Inspect(inspect::Args),
+    Trace(trace::Args),
+    Replay(replay::Args),
     Synth(synth::Args),
 }
 
@@ -37,6 +41,8 @@ impl Command {
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Trace(args) => trace::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::Synth(args) => synth::run(args),
         }
     }

@@ -9,9 +9,7 @@ use hotset::codec::{Codec, Layout};
 /// of two), nothing for integers. The mean of -½ of two's complement would point every matrix in one direction and let the layers
 /// amplify it until all tokens look alike; scales of random sign cancel it.
 pub(super) fn fill(layout: Layout, deviation: f32, random: &mut Random, out: &mut [u8]) {
-    /// Of `±[1, 2)`, uniformly: `√(7/3)`.
-    const FLOAT: f32 = 1.527_525_2;
-    let power = (deviation / FLOAT).log2().round().exp2();
+    let power = power(deviation);
     let (mask, fixed, step) = match layout.codec {
         Codec::F32 => (0x807F_FFFF_807F_FFFF, u64::from(power.to_bits()) * 0x1_0000_0001, 0.0),
         Codec::Bf16 => (0x807F_807F_807F_807F, u64::from(power.to_bits() >> 16) * REPEAT, 0.0),
@@ -23,6 +21,19 @@ pub(super) fn fill(layout: Layout, deviation: f32, random: &mut Random, out: &mu
     let (words, scales) = out.split_at_mut(layout.scales_at());
     random.fill(words, mask, fixed);
     random.fill(scales, 0x8000_8000_8000_8000, u64::from(f16::from_f32(step).to_bits()) * REPEAT);
+}
+
+/// Standard deviation of `±[1, 2)`, uniformly: `√(7/3)`.
+const FLOAT: f32 = 1.527_525_2;
+
+/// The power of two that floats are multiplied by.
+fn power(deviation: f32) -> f32 {
+    (deviation / FLOAT).log2().round().exp2()
+}
+
+/// The standard deviation that floats really have where this one is asked for.
+pub(super) fn float_deviation(deviation: f32) -> f32 {
+    power(deviation) * FLOAT
 }
 
 /// Repeats 16 bits four times.
@@ -70,6 +81,9 @@ mod tests {
             let deviation = (all.iter().map(|x| x * x).sum::<f32>() / n).sqrt();
             assert!(mean.abs() < 0.002, "{codec}: mean {mean}");
             assert!((0.035..0.071).contains(&deviation), "{codec}: deviation {deviation}");
+            if matches!(codec, Codec::F32 | Codec::F16 | Codec::Bf16) {
+                assert!((deviation / float_deviation(0.05) - 1.0).abs() < 0.02, "{codec}: deviation {deviation}");
+            }
         }
     }
 }

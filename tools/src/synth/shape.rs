@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Options;
 use hotset::bundle::{FORMAT, Manifest, Provenance, TensorInfo};
 use hotset::codec::Codec;
 use hotset::plan::{
@@ -14,7 +15,7 @@ use hotset::plan::{
 pub(crate) struct Shape {
     /// What `--like` calls it.
     pub(crate) name: &'static str,
-    layers: u32,
+    pub(super) layers: u32,
     /// `D`.
     pub(super) width: u32,
     heads: u32,
@@ -22,12 +23,12 @@ pub(crate) struct Shape {
     head_dim: u32,
     /// Whether queries and keys are normalised over all heads together or over each head.
     norm_all_heads: bool,
-    experts: u32,
+    pub(super) experts: u32,
     /// `F`.
     hidden: u32,
-    top_k: u32,
+    pub(super) top_k: u32,
     renormalise: bool,
-    vocab: u32,
+    pub(super) vocab: u32,
     context: u32,
     rope_base: f64,
     eps: f32,
@@ -45,15 +46,16 @@ pub(crate) const SHAPES: [Shape; 3] = [
 ];
 
 impl Shape {
-    /// The manifest of a bundle in `codec`.
-    pub(super) fn manifest(&self, codec: Codec, seed: u64) -> Manifest {
-        let mut tensors = Table { codec, all: BTreeMap::new() };
+    /// The manifest of a bundle.
+    pub(super) fn manifest(&self, options: &Options) -> Manifest {
+        let &Options { codec, seed, skew } = options;
+        let mut tensors = Table { codec, biased: skew > 0.0, all: BTreeMap::new() };
         let plan = self.plan(&mut tensors);
         let provenance = Provenance {
             name: format!("{} with random weights", self.name),
             family: "synthetic".into(),
             tool: concat!("hotset ", env!("CARGO_PKG_VERSION")).into(),
-            history: vec![format!("drawn at random in {codec} from seed {seed}")],
+            history: vec![format!("drawn at random in {codec} from seed {seed}, use of experts skewed by {skew}")],
         };
         Manifest { format: FORMAT, plan, tensors: tensors.all, text: None, provenance, hashes: BTreeMap::new(), fingerprint: String::new() }
     }
@@ -101,7 +103,7 @@ impl Shape {
             q: Part::Shared(tensors.matrix(format!("{name}.q"), query, self.width)),
             k: Part::Shared(tensors.matrix(format!("{name}.k"), kv, self.width)),
             v: Part::Shared(tensors.matrix(format!("{name}.v"), kv, self.width)),
-            o: Part::Shared(tensors.matrix(format!("{name}.o"), self.width, query)),
+            o: Part::Shared(tensors.matrix(format!("layers.{layer}{ATTENTION_OUTPUT}"), self.width, query)),
             clip: None,
             q_norm: Some(self.norm(format!("{name}.q_norm"), normed(query), tensors)),
             k_norm: Some(self.norm(format!("{name}.k_norm"), normed(kv), tensors)),
@@ -134,9 +136,17 @@ impl Shape {
 /// Name of the embedding table.
 pub(super) const EMBEDDING: &str = "embedding";
 
+/// What the name of an attention's output projection ends with.
+pub(super) const ATTENTION_OUTPUT: &str = ".attention.o";
+
+/// What the name of a router's bias ends with.
+pub(super) const BIAS: &str = ".bias";
+
 /// The dense tensors, collected while the plan is built.
 struct Table {
     codec: Codec,
+    /// Whether routers have biases.
+    biased: bool,
     all: BTreeMap<Name, TensorInfo>,
 }
 
@@ -149,7 +159,9 @@ impl Table {
     /// Routers stay exact: they are small, and a changed choice of experts is a large error.
     fn router(&mut self, weight: Name, rows: u32, cols: u32) -> Linear {
         self.all.insert(weight.clone(), TensorInfo::Matrix { rows, cols, codec: Codec::F32 });
-        Linear { weight, bias: None }
+        let bias = self.biased.then(|| format!("{weight}{BIAS}"));
+        self.all.extend(bias.iter().map(|b| (b.clone(), TensorInfo::Vector { len: rows })));
+        Linear { weight, bias }
     }
 }
 
@@ -164,10 +176,14 @@ pub(super) mod tests {
     pub(crate) const TINY: Shape =
         Shape { layers: 2, width: 64, heads: 2, kv_heads: 1, head_dim: 32, experts: 4, hidden: 32, top_k: 2, vocab: 48, ..SHAPES[2] };
 
+    /// Enough experts for statistics of routing, in enough layers to see whether they hold in the deep ones.
+    pub(crate) const WIDE: Shape =
+        Shape { layers: 6, width: 256, heads: 4, kv_heads: 2, head_dim: 64, experts: 32, hidden: 32, top_k: 4, vocab: 2048, ..SHAPES[2] };
+
     #[test]
     fn every_shape_is_a_valid_plan_without_padding() {
         for shape in &SHAPES {
-            let manifest = shape.manifest(Codec::Q4, 1);
+            let manifest = shape.manifest(&Options { codec: Codec::Q4, seed: 1, skew: 1.0 });
             manifest.plan.validate(&manifest.tensors).unwrap();
             for (name, info) in &manifest.tensors {
                 if let Some(l) = info.layout() {

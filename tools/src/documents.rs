@@ -1,0 +1,34 @@
+//! What models are given to read: text files, or random tokens.
+
+use std::path::Path;
+
+use hotset::{Engine, Error};
+
+use crate::failure::Result;
+
+/// Line between documents.
+const SEPARATOR: &str = "<|endoftext|>";
+
+/// The text at `path`.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?)
+}
+
+/// The tokens that `text` stands for: as it is, or, where it has separators, each document trimmed and ended by the model's own token.
+pub(crate) fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>> {
+    let tokenizer = engine.tokenizer()?;
+    if !text.contains(SEPARATOR) {
+        return Ok(tokenizer.encode(text)?);
+    }
+    let mut stream = Vec::new();
+    for document in text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty()) {
+        stream.extend(tokenizer.encode(document)?);
+        stream.extend(tokenizer.eos().first());
+    }
+    Ok(stream)
+}
+
+/// Random tokens, the same every time: a multiplicative generator is random enough to visit the vocabulary evenly.
+pub(crate) fn random(vocab: u32) -> impl Iterator<Item = u32> {
+    (1..).map(move |i: u64| ((i * 0x9e37_79b9 % 0xffff_fffb) % u64::from(vocab)) as u32)
+}
