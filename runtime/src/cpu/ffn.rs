@@ -124,7 +124,13 @@ pub(super) struct Widening<'a> {
 
 impl<'a> Widening<'a> {
     /// Fills `hidden` for these runs; what is left to do are their second halves.
-    pub(super) fn widen<'w>(&self, c: &Context<'_>, runs: &[(&'w Run, Matrices<'w>)], gathered: &mut Batch, hidden: &'w mut Batch) -> Vec<Part<'w>>
+    pub(super) fn widen<'w>(
+        &self,
+        c: &Context<'_>,
+        runs: &[(&'w Run, Matrices<'w>)],
+        gathered: &mut Batch,
+        hidden: &'w mut Batch,
+    ) -> Vec<Part<'w>>
     where
         'a: 'w,
     {
