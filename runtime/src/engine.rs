@@ -170,6 +170,9 @@ fn ready(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Mo
         Device::Reference if vram.or(ram).is_some() => {
             Err(Error::Input("the reference executor maps the whole file and has no budget".into()))
         }
+        Device::Cpu if options.paging.placement == Placement::Hybrid => {
+            Err(Error::Input("hybrid placement needs a GPU for the CPU to help".into()))
+        }
         Device::Cpu => cpu(bundle, options),
         Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
         Device::Gpu => gpu(bundle, AdapterChoice::Any, options),

@@ -178,6 +178,8 @@ pub struct Paging {
     pub counts: Counts,
     /// Of what a GPU had to be brought: what the system's memory had, and what came from the file.
     pub host: Counts,
+    /// Experts that the CPU computed for a GPU instead of bringing them; only where that was asked for.
+    pub computed: u64,
     /// Read from the file.
     pub bytes_read: u64,
     /// Time in which nothing was computed because an expert was missing.

@@ -12,6 +12,9 @@ pub enum Placement {
     Paged,
     /// All in memory; a budget that does not hold them is an error.
     Resident,
+    /// On a GPU, as paged; but the CPU computes a missing feed-forward expert of a single token where that takes less time than bringing it.
+    /// Results are then rounded otherwise and not the same from run to run.
+    Hybrid,
 }
 
 impl std::str::FromStr for Placement {
@@ -21,7 +24,8 @@ impl std::str::FromStr for Placement {
         match s {
             "paged" => Ok(Placement::Paged),
             "resident" => Ok(Placement::Resident),
-            _ => Err(format!("there is no placement {s:?}, only paged and resident")),
+            "hybrid" => Ok(Placement::Hybrid),
+            _ => Err(format!("there is no placement {s:?}, only paged, resident and hybrid")),
         }
     }
 }

@@ -125,6 +125,38 @@ fn budgets_change_no_bit() {
     assert!(routed_attention > 6, "hardly any attention was routed: {routed_attention}");
 }
 
+/// The CPU computes what is missing: near the resident model, and not the same bits.
+#[test]
+fn a_cpu_that_helps_computes_nearly_the_same() {
+    if !support::adapter() {
+        return;
+    }
+    let (dir, mut computed) = (tempfile::tempdir().unwrap(), 0);
+    for seed in 0..24 {
+        let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::F32));
+        let tokens = prompt(seed, &bundle);
+        let say = |model: &GpuModel| {
+            let mut run = start(model);
+            let forward = |t: &u32| match run.forward(&[*t], Want::Last).unwrap() {
+                Output::Logits(l) => l,
+                other => panic!("{other:?}"),
+            };
+            tokens.iter().flat_map(forward).collect::<Vec<f32>>()
+        };
+        let want = say(&open(&bundle, &any()));
+        let model = open(&bundle, &GpuOptions { placement: Placement::Hybrid, ..with(1 << 40) });
+        let run = start(&model);
+        model.set_budget(paging(&model).least).unwrap();
+        drop(run);
+        let got = say(&model);
+        let scale = (want.iter().map(|v| v * v).sum::<f32>() / want.len() as f32).sqrt();
+        let worst = want.iter().zip(&got).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-3 * scale, "seed {seed}: {worst} of {scale}");
+        computed += paging(&model).computed;
+    }
+    assert!(computed > 20, "the CPU hardly helped: {computed}");
+}
+
 /// The system's memory between the file and the GPU: nothing is read twice.
 #[test]
 fn what_leaves_the_gpu_stays_in_the_systems_memory() {

@@ -42,7 +42,8 @@ struct PagingArgs {
     /// Take at most this much of a GPU's memory
     #[arg(long, value_name = "BYTES")]
     vram: Option<ByteSize>,
-    /// paged, or resident: fail unless all experts fit
+    /// paged; resident: fail unless all experts fit; hybrid: on a GPU, let the CPU compute missing experts where that is faster (rounds
+    /// otherwise)
     #[arg(long, value_name = "PLACEMENT", default_value = "paged")]
     placement: Placement,
     /// Which expert leaves first: next-use, lru or lfu

@@ -22,7 +22,7 @@ pub(super) struct FfnSpace {
 
 /// The matrices of one source.
 #[derive(Clone, Copy)]
-struct Matrices<'a> {
+pub(super) struct Matrices<'a> {
     gate: Option<Weights<'a>>,
     up: Weights<'a>,
     down: Weights<'a>,
@@ -35,7 +35,8 @@ impl<'a> Matrices<'a> {
         Ok(Matrices { gate, up: c.linear(&s.up)?, down: c.linear(&s.down)?, activation: s.activation })
     }
 
-    fn record(c: &Context<'_>, pool: usize, record: &'a [u8]) -> Result<Matrices<'a>> {
+    /// Those of a record.
+    pub(super) fn record(c: &Context<'_>, pool: usize, record: &'a [u8]) -> Result<Matrices<'a>> {
         match c.bundle.plan().pools[pool].expert {
             Expert::Ffn { gated, activation, .. } => Ok(Matrices {
                 gate: gated.then(|| c.record(pool, record, Role::Gate)).transpose()?,
@@ -113,17 +114,23 @@ fn no_matrices(step: &Step) -> Error {
 }
 
 /// The first half of an expert: from the step's input to its hidden layer.
-struct Widening<'a> {
-    work: &'a Worklist,
-    input: View<'a>,
+pub(super) struct Widening<'a> {
+    pub(super) work: &'a Worklist,
+    pub(super) input: View<'a>,
     /// Of the input.
-    groups: usize,
-    forms: Forms,
+    pub(super) groups: usize,
+    pub(super) forms: Forms,
 }
 
 impl<'a> Widening<'a> {
     /// Fills `hidden` for these runs; what is left to do are their second halves.
-    fn widen<'w>(&self, c: &Context<'_>, runs: &[(&'w Run, Matrices<'w>)], gathered: &mut Batch, hidden: &'w mut Batch) -> Vec<Part<'w>>
+    pub(super) fn widen<'w>(
+        &self,
+        c: &Context<'_>,
+        runs: &[(&'w Run, Matrices<'w>)],
+        gathered: &mut Batch,
+        hidden: &'w mut Batch,
+    ) -> Vec<Part<'w>>
     where
         'a: 'w,
     {

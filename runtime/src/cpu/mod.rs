@@ -1,5 +1,6 @@
 //! Plans on the CPU: a plain [`reference`](mod@reference) that defines every operation, and [`CpuModel`], which is fast.
 
+mod alone;
 mod attention;
 mod batch;
 mod best;
@@ -21,6 +22,7 @@ mod router;
 mod routes;
 mod share;
 
+pub(crate) use alone::Experts;
 pub use model::{CpuModel, CpuPaging};
 
 /// What a [`CpuModel`] runs on by default: processor, instruction set, threads.

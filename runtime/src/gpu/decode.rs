@@ -62,7 +62,9 @@ impl GpuRun {
                 }
                 Some(step) => {
                     self.adapt(Some((at..step).filter(|&s| self.chosen(s, choices).is_some()).count()));
-                    pager.fetch(device, step, self.chosen(step, choices).unwrap_or_default())?;
+                    let ids = self.chosen(step, choices).unwrap_or_default();
+                    let elsewhere = self.assist(pager, step, ids)?;
+                    pager.fetch(device, step, ids, &elsewhere)?;
                     recording.release();
                     let program = &self.programs.steps[step];
                     recording.run(program.parts.first().map(|p| &p.experts), &Frame { late: true, ..frame.clone() });

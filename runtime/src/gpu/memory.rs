@@ -88,7 +88,7 @@ impl<B> Memory<B> {
         let logits = u64::from(scratch.outputs) * u64::from(padded_rows(plan.vocab)) * 4;
         let choices: u64 = plan.steps.iter().map(|s| u64::from(routes(plan, s)) * 4).sum();
         let ids = plan.steps.iter().map(|s| u64::from(scratch.batch) * u64::from(routes(plan, s)) * 4).max().unwrap_or(0);
-        let results = Latch::BYTES + choices + logits.max(16 + 8 * MAX_CANDIDATES as u64).max(ids);
+        let results = Latch::BYTES + choices + logits.max(16 + 8 * MAX_CANDIDATES as u64).max(ids).max(u64::from(plan.width) * 4);
         Ok(Memory { choices: make.storage("choices", choices)?, results: make.readback(results)?, scratch, caches })
     }
 }

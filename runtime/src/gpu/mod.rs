@@ -41,6 +41,7 @@ mod cache;
 mod decode;
 mod device;
 #[cfg(any(target_os = "linux", target_os = "android", windows))]
+mod hybrid;
 mod import;
 mod latch;
 mod lower;

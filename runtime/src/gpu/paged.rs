@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use super::backing::Backing;
 use super::budget::{Budget, too_small};
 use super::device::Device;
+use super::hybrid::Assistant;
 use super::latch::Latch;
 use super::pager::Pager;
 use super::staged::Staged;
@@ -54,7 +55,8 @@ impl Paged {
             Some(budget) => Source::with_memory(bundle, options.reading, budget, options.policy)?,
         };
         let backing = backing(device, &source, &catalogue, options)?;
-        let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, backing)?;
+        let assistant = (options.placement == Placement::Hybrid).then(Assistant::new).transpose()?;
+        let mut pager = Pager::new(device, bundle.clone(), catalogue.clone(), options.policy, backing, assistant)?;
         let fixed = Latch::BYTES + pager.overhead();
         let budget = Budget { limit: u64::MAX, pending: None, fixed, runs: 0, binding: device.binding, policy: options.policy };
         pager.cut(device, budget.layout(&catalogue, budget.least(&catalogue), 0)?)?;
@@ -177,6 +179,7 @@ impl Paged {
             counts: pager.tier.counts(),
             bytes_read: self.source.bytes_read(),
             host: self.source.counts(),
+            computed: pager.assistant.as_ref().map_or(0, |a| a.computed),
             stall: pager.stall,
             ..Paging::default()
         };

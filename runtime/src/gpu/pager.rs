@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::backing::{Backing, Load};
 use super::device::Device;
+use super::hybrid::Assistant;
 use super::slabs::{Slabs, too_large};
 use super::table::Table;
 use crate::bundle::Bundle;
@@ -14,8 +15,10 @@ use crate::experts::{Catalogue, Heat, Layout, Policy, RecordId, Slot, Tier};
 /// The slots of a device and the book about them. Whoever holds it may submit work that uses slots.
 pub(super) struct Pager {
     bundle: Arc<Bundle>,
-    catalogue: Arc<Catalogue>,
+    pub(super) catalogue: Arc<Catalogue>,
     pub(super) tier: Tier,
+    /// Takes some of what is missing, where that was asked for.
+    pub(super) assistant: Option<Assistant>,
     pub(super) table: Table,
     backing: Box<dyn Backing>,
     layout: Layout,
@@ -39,6 +42,7 @@ impl Pager {
         catalogue: Arc<Catalogue>,
         policy: Policy,
         backing: Box<dyn Backing>,
+        assistant: Option<Assistant>,
     ) -> Result<Pager> {
         for (pool, records) in bundle.plan().pools.iter().zip(catalogue.pools()) {
             if records.bytes > device.binding {
@@ -53,6 +57,7 @@ impl Pager {
             bundle,
             catalogue,
             tier,
+            assistant,
             table,
             backing,
             layout,
@@ -206,11 +211,13 @@ impl Pager {
         Ok(())
     }
 
-    /// A single token chose `ids` at `step`, and some are missing: brings them and shows them in the table's second half.
-    pub(super) fn fetch(&mut self, device: &Device, step: usize, ids: &[u32]) -> Result<()> {
+    /// A single token chose `ids` at `step`, and some are missing: brings them, but for those that were computed `elsewhere`, and shows them
+    /// in the table's second half.
+    pub(super) fn fetch(&mut self, device: &Device, step: usize, ids: &[u32], elsewhere: &[RecordId]) -> Result<()> {
         let begun = Instant::now();
         let records = self.records(step, ids)?;
-        let missing = self.tier.want(step, &records);
+        let mut missing = self.tier.want(step, &records);
+        missing.retain(|r| !elsewhere.contains(r));
         let admitted = self.admit(&missing, missing.len());
         let brought = match admitted.len() == missing.len() {
             true => self.bring(device, &admitted),
@@ -221,9 +228,14 @@ impl Pager {
         };
         records.iter().for_each(|&r| self.tier.unpin(r));
         brought?;
-        self.table.show(missing.into_iter());
+        self.table.show(missing.iter().copied());
         self.table.flush(device);
-        self.stall += begun.elapsed();
+        let time = begun.elapsed();
+        self.stall += time;
+        let bytes = missing.iter().map(|&r| self.catalogue.pools()[self.catalogue.locate(r).0].bytes).sum();
+        if let Some(assistant) = self.assistant.as_mut().filter(|_| bytes > 0) {
+            assistant.brought(time, bytes);
+        }
         Ok(())
     }
 
