@@ -5,6 +5,9 @@ use crate::error::Result;
 use crate::experts::RecordId;
 use crate::reading::{Feed, Host};
 
+/// Runs with the bytes of their records.
+type Wave<'w, 'b> = Vec<(&'w Run, &'b [u8])>;
+
 /// The runs of a worklist that use records, as their records come.
 pub(super) struct Coming<'h, 'w> {
     feed: Feed<'h>,
@@ -26,7 +29,7 @@ impl<'h, 'w> Coming<'h, 'w> {
     ///
     /// # Errors
     /// When a record cannot be read.
-    pub(super) fn wave(&mut self) -> Result<Option<Vec<(&'w Run, &[u8])>>> {
+    pub(super) fn wave(&mut self) -> Result<Option<Wave<'w, '_>>> {
         if !self.feed.advance()? {
             return Ok(None);
         }
