@@ -82,22 +82,22 @@ def measure(command, limit: int, files) -> dict:
         group.remove()
 
 
-def disk(path: Path) -> float:
-    """Bytes per second of large random reads past the page cache, four at a time."""
+def disk(path: Path, lanes: int) -> float:
+    """Bytes per second of large random reads past the page cache, some at a time."""
     import mmap
     import random
     import threading
 
     size, block, total = path.stat().st_size, 4 * MIB, [0]
     file = os.open(path, os.O_RDONLY | os.O_DIRECT)
-    end = time.perf_counter() + 3
+    end = time.perf_counter() + 2
 
     def read(seed: int) -> None:
         choose, buffer = random.Random(seed), mmap.mmap(-1, block)
         while time.perf_counter() < end:
             total[0] += os.preadv(file, [buffer], choose.randrange(size // block) * block)
 
-    threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(lanes)]
     begin = time.perf_counter()
     for t in threads:
         t.start()
@@ -123,10 +123,9 @@ def main() -> None:
 
     bundle, twin = compare.models(args)
     everything = resident(args, bundle)
-    speed = disk(bundle)
-    print(f"disk {speed / 1e9:.2f} GB/s; everything resident: decode {1 / everything:.1f} tokens/s\n", flush=True)
-    print("| limit | engine | prefill | decode | peak | hits | read per token | stalled per token | roofline of decode |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"everything resident: decode {1 / everything:.1f} tokens/s\n", flush=True)
+    print("| limit | engine | prefill | decode | peak | hits | read per token | stalled per token | disk | roofline of decode |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for limit in [int(float(g) * (1 << 30)) for g in args.limits.split(",")]:
         # One round of warming up is the benchmark's own.
         ours = [args.hotset, "bench", bundle, "--device", "cpu", "--ram", limit - MARGIN, "-p", args.p, "-n", args.n, "--threads", args.threads]
@@ -137,16 +136,18 @@ def main() -> None:
         def median(runs, key: str) -> float:
             return statistics.median(r[key] for r in runs)
 
+        # The speed of a virtual disk depends on what its host remembers: measured right after, and as fast as it gets.
+        speed = max(disk(bundle, lanes) for lanes in (1, 4))
         io = median(runs, "read") / speed
         roof = f"{1 / (everything + io):.1f} to {1 / max(everything, io):.1f}"
         hits, read, stall = median(runs, "hit_rate"), median(runs, "read") / MIB, median(runs, "stall") * 1e3
         gib = f"{limit / 2**30:g} GiB"
         mine = (median(runs, "prefill"), median(runs, "decode"))
         theirs = (median(peer, "prefill"), median(peer, "decode"))
-        print(f"| {gib} | hotset | {mine[0]:.1f} | {mine[1]:.1f} | {median(runs, 'peak') / MIB:.0f} MiB | {hits:.1%} | {read:.0f} MiB | {stall:.0f} ms | {roof} |")
-        print(f"| | llama.cpp | {theirs[0]:.1f} | {theirs[1]:.2f} | {median(peer, 'peak') / MIB:.0f} MiB | | | | |")
+        print(f"| {gib} | hotset | {mine[0]:.1f} | {mine[1]:.1f} | {median(runs, 'peak') / MIB:.0f} MiB | {hits:.1%} | {read:.0f} MiB | {stall:.0f} ms | {speed / 1e9:.1f} GB/s | {roof} |")
+        print(f"| | llama.cpp | {theirs[0]:.1f} | {theirs[1]:.2f} | {median(peer, 'peak') / MIB:.0f} MiB | | | | | |")
         ratio = [m / t if t else float("inf") for m, t in zip(mine, theirs)]
-        print(f"| | ratio | {ratio[0]:.1f}× | {ratio[1]:.1f}× | | | | | |", flush=True)
+        print(f"| | ratio | {ratio[0]:.1f}× | {ratio[1]:.1f}× | | | | | | |", flush=True)
 
 
 def resident(args, bundle: Path) -> float:

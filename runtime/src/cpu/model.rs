@@ -123,7 +123,8 @@ impl Model for CpuModel {
     fn report(&self) -> Report {
         let Shared { bundle, kernels, pool, cache, .. } = &*self.shared;
         let paging = self.shared.host().map(|h| h.report());
-        Report { paging, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
+        let device_bytes = paging.as_ref().map_or(0, |p| p.fixed + p.slots);
+        Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
     }
 
     fn set_budget(&self, bytes: u64) -> Result<()> {

@@ -104,6 +104,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     // Before the bandwidth is measured, which takes memory itself.
     let peak_memory_bytes = peak_memory();
 
+    args.device.keep_heat(&engine)?;
     let model = engine.report();
     let decode = median(&rounds, |r| r.decode_tokens_per_second);
     // Under a budget the file is the bottleneck, and the measurement's own memory could be what the system kills us for.

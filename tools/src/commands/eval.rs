@@ -91,6 +91,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut other = other.map(|o| args.context.session(&o)).transpose()?;
     let started = Instant::now();
     let totals = score(&mut session, other.as_mut(), &stream)?;
+    args.device.keep_heat(&engine)?;
     let n = totals.tokens as f64;
     // The part of the text that was scored, by its share of tokens.
     let bytes = text.len() as f64 * n / all as f64;

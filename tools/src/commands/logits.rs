@@ -60,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         None => ids(args.tokens.as_deref().unwrap_or_default())?,
     };
     let logits = args.context.session(&engine)?.logits(&tokens)?;
+    args.device.keep_heat(&engine)?;
     let rows = logits.chunks(engine.plan().vocab as usize);
     let mut out = BufWriter::new(stdout().lock());
     if args.json {
