@@ -62,6 +62,9 @@ struct PagingArgs {
 
 impl PagingArgs {
     fn options(&self) -> Result<PagingOptions> {
+        if self.heat.is_some() && self.ram.or(self.vram).is_none() {
+            return Err(Failure::new("--heat needs --ram or --vram: where all experts fit there is nothing to learn"));
+        }
         let heat = self.heat.as_ref().filter(|p| p.exists());
         let heat = heat.map(|p| std::fs::read_to_string(p).map_err(|e| Failure::new(format!("cannot read {}: {e}", p.display()))));
         Ok(PagingOptions {
@@ -86,7 +89,7 @@ impl DeviceArgs {
     /// Keeps what the engine learned, where that was asked for.
     pub(crate) fn keep_heat(&self, engine: &Engine) -> Result<()> {
         let Some(path) = &self.paging.heat else { return Ok(()) };
-        let heat = engine.heat().ok_or_else(|| Failure::new("there is no heat to keep without --ram or --vram"))?;
+        let Some(heat) = engine.heat() else { return Ok(()) };
         let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()));
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;

@@ -56,6 +56,28 @@ fn prompts() {
 }
 
 #[test]
+fn budgets() {
+    let tiny = Tiny::new();
+    let b = tiny.bundle();
+    let run = |args: &[&str]| hotset(&[&["run", str(&b), "-p", "x", "-n", "2"], args].concat());
+    let error = run(&["--device", "cpu", "--ram", "1KiB"]).error();
+    assert!(error.contains("too small") && error.contains("smallest that works"), "{error}");
+    assert_eq!(run(&["--device", "cpu", "--ram", "64MiB"]).ok(), run(&["--device", "cpu"]).ok());
+    assert_eq!(run(&["--device", "cpu", "--ram", "lots"]).code, Some(2));
+    assert_eq!(run(&["--device", "cpu", "--policy", "mru"]).code, Some(2));
+    assert!(run(&["--device", "cpu", "--vram", "1GiB"]).error().contains("limited by ram"));
+    assert!(run(&["--device", "gpu", "--ram", "1GiB"]).error().contains("limited by vram"));
+    assert!(run(&["--device", "reference", "--ram", "1GiB"]).error().contains("no budget"));
+    assert!(run(&["--device", "cpu", "--placement", "hybrid"]).error().contains("needs a GPU"));
+    let heat = tiny.path("heat.json");
+    assert!(run(&["--device", "cpu", "--heat", str(&heat)]).error().contains("--ram"));
+    let with_heat = ["--device", "cpu", "--ram", "64MiB", "--heat", str(&heat)];
+    assert_eq!(run(&with_heat).ok(), run(&with_heat).ok());
+    std::fs::write(&heat, "{").unwrap();
+    assert!(run(&with_heat).error().contains("heat file"));
+}
+
+#[test]
 fn token_ids() {
     let tiny = Tiny::new();
     let b = tiny.bundle();
