@@ -6,7 +6,8 @@
 //! * `lower`: each step of the plan as a few dispatches, their buffers bound once;
 //! * `program`: those dispatches, recorded anew for every batch with parameters that follow from it;
 //! * `run`: one conversation: caches, batches, results; `memory`: its buffers, counted before they are made;
-//! * `paged`, `budget` and `pager`: experts under a budget; `backing`, `staged` and `import`: how their bytes get into slots.
+//! * `paged`, `budget` and `pager`: experts under a budget; `backing`, `staged` and `import`: how their bytes get into slots; `hybrid`: or the
+//!   CPU computes them.
 //!
 //! Everything between token id and candidates happens on the device. All sums run in an order that depends on shapes alone, so a result
 //! never depends on timing.
@@ -40,8 +41,8 @@ mod budget;
 mod cache;
 mod decode;
 mod device;
-#[cfg(any(target_os = "linux", target_os = "android", windows))]
 mod hybrid;
+#[cfg(any(target_os = "linux", target_os = "android", windows))]
 mod import;
 mod latch;
 mod lower;
