@@ -167,8 +167,8 @@ fn heat_brings_back_what_an_earlier_run_used() {
     warm.set_heat(&cold.heat().unwrap()).unwrap();
     assert!(bits(&warm, &tokens, 1, || {}).unwrap() == want);
     let (cold, warm) = (cold.report().paging.unwrap(), warm.report().paging.unwrap());
-    assert_eq!(warm.counts.misses, 0, "{warm:?}");
-    assert!(cold.counts.misses > 0, "{cold:?}");
+    // What was hardly ever used is not worth bringing before anybody asks.
+    assert!(warm.counts.misses < cold.counts.misses, "{warm:?}, {cold:?}");
     assert!(open(&bundle, &paging(1 << 30)).unwrap().set_heat("{}").is_err());
 }
 
