@@ -73,8 +73,9 @@ fn budgets() {
     assert!(run(&["--device", "cpu", "--heat", str(&heat)]).error().contains("--ram"));
     let with_heat = ["--device", "cpu", "--ram", "64MiB", "--heat", str(&heat)];
     assert_eq!(run(&with_heat).ok(), run(&with_heat).ok());
-    std::fs::write(&heat, "{").unwrap();
-    assert!(run(&with_heat).error().contains("heat file"));
+    let damaged = tiny.file("damaged.json", b"{");
+    let with_damaged = ["--device", "cpu", "--ram", "64MiB", "--heat", str(&damaged)];
+    assert!(run(&with_damaged).error().contains("heat file"));
 }
 
 #[test]
