@@ -1,6 +1,5 @@
 //! Flags that several commands share.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
@@ -11,6 +10,7 @@ use hotset::gpu::Arithmetic;
 use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, Session, SessionOptions};
 
 use crate::failure::{Failure, Result};
+use crate::saving::Saving;
 
 /// File name of the demo bundle.
 const DEMO: &str = "molm-demo.hotset";
@@ -90,12 +90,7 @@ impl DeviceArgs {
     pub(crate) fn keep_heat(&self, engine: &Engine) -> Result<()> {
         let Some(path) = &self.paging.heat else { return Ok(()) };
         let Some(heat) = engine.heat() else { return Ok(()) };
-        let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", path.display()));
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        file.write_all(heat.as_bytes()).map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        Ok(())
+        Ok(Saving::begin(path)?.finish(heat.as_bytes())?)
     }
 
     /// Threads that compute on the CPU.

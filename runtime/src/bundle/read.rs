@@ -80,11 +80,11 @@ impl Bundle {
     }
 
     /// Copies everything but the records to memory of its own, so that the system cannot take it back page by page and does not fail
-    /// when the file shrinks. Returns the bytes that took.
+    /// when the file shrinks.
     ///
     /// # Errors
     /// When there is no memory or the file cannot be read.
-    pub fn hold_dense(&mut self) -> Result<u64> {
+    pub fn hold_dense(&mut self) -> Result<()> {
         let starts = self.dense.values().chain(&self.tokenizer).map(|r| r.start);
         let (first, end) = (starts.min().unwrap_or(0), self.pools.iter().map(|p| p.start).min().unwrap_or(self.map.len()));
         let (first, end) = (first / BLOCK * BLOCK, end.next_multiple_of(BLOCK).min(self.map.len()));
@@ -94,7 +94,7 @@ impl Bundle {
             Some(s) => s.read(first as u64, &mut copy[..end - first], true).map_err(Error::io("read", &self.path))?,
         }
         self.held = Some((first, copy.make_read_only().map_err(Error::io("make room for", &self.path))?));
-        Ok((end - first) as u64)
+        Ok(())
     }
 
     /// Bytes of the file outside the records.

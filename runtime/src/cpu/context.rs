@@ -1,6 +1,6 @@
 //! What every part of a forward pass has at hand.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::heads::Turns;
 use super::kernels::Kernels;
@@ -55,8 +55,7 @@ impl<'a> Context<'a> {
 
     /// The experts' whereabouts, kept from others for the time of a step.
     pub(super) fn host(&self) -> Option<MutexGuard<'a, Host>> {
-        // A step that panicked leaves reads on their way, which whoever comes next takes in.
-        self.host.map(|h| h.lock().unwrap_or_else(PoisonError::into_inner))
+        self.host.map(Host::lock)
     }
 
     /// The tensors of a linear map.

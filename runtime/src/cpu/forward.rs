@@ -80,7 +80,8 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Spa
     if let Some(pass) = pass {
         pass.0.push(routes.records());
     }
-    if let Some(mut host) = c.host() {
+    // Where everything is at hand nobody has to be protected.
+    if let Some(mut host) = c.host().filter(|h| !h.tier().is_complete()) {
         let ids = guess(c, index, a, router)?.into_iter().flat_map(|(pool, routes)| routes.list.into_iter().map(move |(r, _)| (pool, r)));
         let ids: Vec<RecordId> = ids.map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();
         host.expect(ids);

@@ -1,7 +1,7 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::best::best;
 use super::cache::Head;
@@ -147,8 +147,7 @@ impl Shared {
     }
 
     fn host(&self) -> Option<MutexGuard<'_, Host>> {
-        // A step that panicked leaves reads on their way, which whoever comes next takes in.
-        self.host.as_ref().map(|h| h.lock().unwrap_or_else(PoisonError::into_inner))
+        self.host.as_ref().map(Host::lock)
     }
 
     /// Chooses the size of batches for a budget; returns the bytes that are not for experts when caches take `caches`.

@@ -126,6 +126,11 @@ impl Tier {
         u32::try_from(self.bays[region].slots.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether every record is in.
+    pub fn is_complete(&self) -> bool {
+        self.bays.iter().map(|b| b.slots.len() - b.free.len()).sum::<usize>() == self.catalogue.records()
+    }
+
     /// Bytes of all slots.
     pub fn bytes(&self) -> u64 {
         let bytes = |p: usize| self.catalogue.pools()[p].bytes;

@@ -49,7 +49,7 @@ fn backing(device: &Device, source: &Arc<Source>, catalogue: &Catalogue, options
 impl Paged {
     /// With the fewest slots, until [`settle`](Self::settle) knows what the weights take.
     pub(super) fn new(device: &Device, bundle: &Arc<Bundle>, options: &GpuOptions) -> Result<Paged> {
-        let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
+        let catalogue = Arc::new(bundle.catalogue());
         let source = match options.host_budget {
             None => Source::file(bundle, options.reading),
             Some(budget) => Source::with_memory(bundle, options.reading, budget, options.policy)?,

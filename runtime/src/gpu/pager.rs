@@ -30,7 +30,6 @@ pub(super) struct Pager {
     generation: u64,
     /// Records that a submission under way computes, pinned.
     flying: Option<(wgpu::SubmissionIndex, Vec<RecordId>)>,
-    pub(super) bytes_read: u64,
     pub(super) stall: Duration,
 }
 
@@ -52,7 +51,6 @@ impl Pager {
         let table = Table::new(device, &bundle, &catalogue)?;
         let layout = Layout { regions: Vec::new() };
         let tier = Tier::new(catalogue.clone(), &layout, policy);
-        let (bytes_read, stall) = (0, Duration::ZERO);
         Ok(Pager {
             bundle,
             catalogue,
@@ -65,8 +63,7 @@ impl Pager {
             fresh: true,
             generation: 0,
             flying: None,
-            bytes_read,
-            stall,
+            stall: Duration::ZERO,
         })
     }
 
@@ -113,8 +110,7 @@ impl Pager {
 
     /// Whether all records are in slots.
     pub(super) fn complete(&self) -> bool {
-        let held: usize = (0..self.layout.regions.len()).map(|r| self.tier.held(r).count()).sum();
-        held == self.catalogue.records()
+        self.tier.is_complete()
     }
 
     /// Whether every region holds what one token needs at a step.
@@ -192,10 +188,7 @@ impl Pager {
         let brought = self.backing.load(device, &loads);
         for &(r, slot) in admitted {
             match brought {
-                Ok(()) => {
-                    self.table.set(r, Some(slot.number));
-                    self.bytes_read += self.catalogue.pools()[self.catalogue.locate(r).0].bytes;
-                }
+                Ok(()) => self.table.set(r, Some(slot.number)),
                 Err(_) => self.tier.remove(r),
             }
         }

@@ -7,7 +7,7 @@ use super::table::Table;
 use super::weights::{VEC4, units};
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
-use crate::experts::{Catalogue, Layout};
+use crate::experts::Layout;
 
 /// Consecutive slots that one binding spans.
 pub(super) struct SlotWindow {
@@ -37,7 +37,7 @@ pub(super) struct Slabs {
 impl Slabs {
     /// Uploads every record; expert `e` of a pool is in the slot of its record's number.
     pub(super) fn resident(device: &Device, bundle: &Bundle) -> Result<Slabs> {
-        let catalogue = Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64);
+        let catalogue = bundle.catalogue();
         let mut table = Table::new(device, bundle, &catalogue)?;
         let mut pools = Vec::new();
         for (i, pool) in bundle.plan().pools.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Records in the host's memory under a budget: a [`Tier`] with the bytes it keeps book of, and the reads that fill it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Buffer, Done, Reader, Source};
@@ -29,17 +29,22 @@ pub(crate) struct Host {
     options: HostOptions,
     sharing: Sharing,
     tier: Tier,
+    source: Arc<Source>,
     reader: Reader,
     /// Bytes of each record that is in and not on its way.
     buffers: Vec<Option<Buffer>>,
     on_their_way: Vec<bool>,
     /// By a router, not yet ordered.
     expected: Vec<RecordId>,
-    bytes_read: u64,
     stall: Duration,
 }
 
 impl Host {
+    /// Waits for others and keeps it. A step that panicked leaves reads on their way, which whoever comes next takes in.
+    pub(crate) fn lock(host: &Mutex<Host>) -> MutexGuard<'_, Host> {
+        host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes of records that it cannot do with less than.
     pub(crate) fn least(bundle: &Bundle) -> u64 {
         Layout::new(&bundle.catalogue(), 0, Sharing::Shared, u64::MAX).err().unwrap_or(0)
@@ -54,16 +59,17 @@ impl Host {
         let slots = options.budget.saturating_sub(options.fixed);
         let sharing = Sharing::best(options.policy, &catalogue, slots);
         let layout = layout(&catalogue, &options, sharing)?;
-        let reader = Reader::new(&Source::file(bundle, options.reading))?;
+        let source = Source::file(bundle, options.reading);
+        let reader = Reader::new(&source)?;
         let n = catalogue.records();
         Ok(Host {
             sharing,
             tier: Tier::new(catalogue, &layout, options.policy),
+            source,
             reader,
             buffers: (0..n).map(|_| None).collect(),
             on_their_way: vec![false; n],
             expected: Vec::new(),
-            bytes_read: 0,
             stall: Duration::ZERO,
             options,
         })
@@ -87,7 +93,7 @@ impl Host {
             slots: self.tier.bytes(),
             experts: self.tier.catalogue().bytes(),
             counts: self.tier.counts(),
-            bytes_read: self.bytes_read,
+            bytes_read: self.source.bytes_read(),
             stall: self.stall,
             ..Paging::default()
         }
@@ -182,7 +188,6 @@ impl Host {
             None => Buffer::new(bytes).inspect_err(|_| self.tier.remove(r))?,
         };
         self.on_their_way[r.index()] = true;
-        self.bytes_read += bytes as u64;
         self.reader.start(pool, record, buffer, urgent);
         Ok(true)
     }

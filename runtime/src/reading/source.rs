@@ -7,7 +7,7 @@ use super::Buffer;
 use super::host::too_small;
 use crate::bundle::{Bundle, Reading};
 use crate::error::Result;
-use crate::experts::{Catalogue, Counts, Layout, Policy, RecordId, Sharing, Tier};
+use crate::experts::{Counts, Layout, Policy, RecordId, Sharing, Tier};
 
 /// A bundle's records.
 pub(crate) struct Source {
@@ -36,7 +36,7 @@ impl Source {
     /// # Errors
     /// When that is less than one token needs of a step.
     pub(crate) fn with_memory(bundle: &Arc<Bundle>, reading: Reading, budget: u64, policy: Policy) -> Result<Arc<Source>> {
-        let catalogue = Arc::new(Catalogue::new(bundle.plan(), |p| bundle.record_layout(p).bytes as u64));
+        let catalogue = Arc::new(bundle.catalogue());
         let sharing = Sharing::best(policy, &catalogue, budget);
         let layout = Layout::new(&catalogue, budget, sharing, u64::MAX).map_err(|least| too_small(budget, least))?;
         let step_of = |p| catalogue.steps().iter().position(|s| *s == Some(p)).unwrap_or(0);
