@@ -4,7 +4,7 @@ use hotset::bundle::TensorInfo;
 use hotset::codec::Codec;
 use hotset::plan::{
     Activation, Attention, AttentionKind, Embedding, Expert, Ffn, Head, Linear, Name, Norm, Part, Plan, Pool, Rotation, Routed, Router,
-    Rule, Score, Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,
+    Score, Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,
 };
 
 use super::Model;
@@ -64,7 +64,9 @@ pub fn plan(seed: u64, codec: Codec) -> Model {
         width,
         vocab,
         context: None,
-        embedding: Embedding { table: "embedding".into(), scale: random.pick(&[1.0, 3.5]) },
+        embedding: Embedding::new("embedding".into(), random.pick(&[1.0, 3.5])),
+        streams: Vec::new(),
+        memories: Vec::new(),
         rotations: Vec::new(),
         pools: Vec::new(),
         states: Vec::new(),
@@ -135,7 +137,7 @@ impl Draw {
         }
         let records = 1 + self.random.below(9);
         let ids = records + self.random.below(4);
-        let alias = self.random.coin().then(|| (0..ids).map(|i| (i * 7 + 3) % records).collect());
+        let alias = self.random.coin().then(|| (0..ids).map(|i| Some((i * 7 + 3) % records)).collect());
         pools.push(Pool { name: format!("pool{}", pools.len()), expert, codec: self.codec, records, alias });
         pools.len() as u32 - 1
     }
@@ -157,25 +159,31 @@ impl Draw {
             },
         };
         let select =
-            Select { by: self.random.pick(&[Value::Logit, Value::Softmax]), rule: Rule::TopK { k: 1 + self.random.below(experts.min(4)) } };
+            Select { by: self.random.pick(&[Value::Logit, Value::Softmax]), ..Select::top_k(1 + self.random.below(experts.min(4))) };
         let by = self.random.pick(&[Value::Softmax, Value::SoftmaxSelected, Value::Logit]);
         // Logits may sum to nearly nothing, which no tolerance survives.
-        let weigh = Weigh { by, normalise: by != Value::Logit && self.random.coin(), scale: self.random.pick(&[1.0, 2.5]) };
-        Routed { pool, router: Router { score, select, weigh } }
+        let normalise = by != Value::Logit && self.random.coin();
+        let weigh = Weigh { normalise, scale: self.random.pick(&[1.0, 2.5]), ..Weigh::by(by) };
+        Routed { pool, router: Router::new(score, select, weigh) }
     }
 
     fn step(&mut self, name: String, routed: Option<Routed>, work: Work) -> Step {
         let width = self.model.plan.width;
         let norm = (self.random.below(4) > 0).then(|| self.norm(&name, width));
         let bias = self.random.coin().then(|| self.vector(format!("{name}.bias"), width, 0.0));
-        Step { norm, routed, work, scale: self.random.pick(&[1.0, 0.5]), bias, name }
+        Step { routed, scale: self.random.pick(&[1.0, 0.5]), bias, ..Step::new(name, norm, work) }
     }
 
     fn ffn(&mut self, i: u32) -> Step {
         let (name, width) = (format!("ffn{i}"), self.model.plan.width);
         let kind = self.random.below(3);
         let routed = (kind != 0).then(|| {
-            let expert = Expert::Ffn { hidden: self.random.pick(&[16, 40, 68]), gated: self.random.coin(), activation: self.activation() };
+            let expert = Expert::Ffn {
+                hidden: self.random.pick(&[16, 40, 68]),
+                gated: self.random.coin(),
+                activation: self.activation(),
+                bias: false,
+            };
             self.routed(&name, expert)
         });
         let shared = (kind != 1).then(|| {
@@ -217,25 +225,18 @@ impl Draw {
         let rotation = (!tied && self.random.coin()).then(|| {
             let pairs = (head_dim / self.random.pick(&[2, 4])).max(1);
             let frequencies = (0..pairs).map(|p| 100f32.powf(-(p as f32) / pairs as f32)).collect();
-            self.model.plan.rotations.push(Rotation { frequencies, amplitude: self.random.pick(&[1.0, 1.2]) });
+            self.model.plan.rotations.push(Rotation::new(frequencies, self.random.pick(&[1.0, 1.2])));
             self.model.plan.rotations.len() as u32 - 1
         });
-        self.model.plan.states.push(State { kv_heads, head_dim, tied });
+        self.model.plan.states.push(State { tied, ..State::new(kv_heads, head_dim) });
         let attention = Attention {
             kind,
-            heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            q,
-            k,
-            v,
-            o,
             clip: self.random.coin().then_some(0.8),
             q_norm,
             k_norm,
             rotation,
             window: (self.random.below(3) == 0).then_some(5),
-            state: self.model.plan.states.len() as u32 - 1,
+            ..Attention::new((heads, head_dim), [q, k, v, o], self.model.plan.states.len() as u32 - 1)
         };
         self.step(name, routed, Work::Attention(attention))
     }
