@@ -38,6 +38,7 @@ pub(super) fn forms(c: &Context<'_>, a: &Attention, pool: Option<&Pool>) -> Resu
             Part::Shared(l) => Forms::for_codec(c.linear(l)?.matrix.layout().codec),
             Part::Input => Forms { floats: true, rounded: false },
             Part::Expert => Forms::default(),
+            Part::LowRank { .. } | Part::Sum { .. } => unimplemented!("fast path"),
         });
     }
     Ok(forms)

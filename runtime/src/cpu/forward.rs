@@ -65,6 +65,7 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Spa
     let mut forms = match &step.work {
         Work::Attention(a) => attention::forms(c, a, pool)?,
         Work::Ffn(f) => ffn::forms(c, f, pool)?,
+        Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
     };
     if let Some(r) = &step.routed {
         forms = forms.and(router::forms(c, &r.router)?);
@@ -90,6 +91,7 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Spa
     match &step.work {
         Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
         Work::Ffn(w) => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
+        Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
     }
 }
 

@@ -42,6 +42,7 @@ pub(super) fn working_bytes_per_token(plan: &Plan) -> usize {
         let routes = pool.map_or(1, |(p, rule)| rule.max_routes(p.experts()) as usize);
         let inner: usize = match &s.work {
             Work::Attention(a) => 3 * (a.heads * a.head_dim) as usize,
+            Work::Convolution(_) | Work::Identity => 0,
             Work::Ffn(_) => pool.map_or(0, |(p, _)| p.expert.matrices(plan.width).iter().map(|m| m.1.min(m.2) as usize).sum()),
         };
         routes * (width + inner) * 2

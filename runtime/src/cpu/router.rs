@@ -21,7 +21,7 @@ pub(super) struct RouterSpace {
 /// The forms of the input that a router reads.
 pub(super) fn forms(c: &Context<'_>, router: &Router) -> Result<Forms> {
     let first = match &router.score {
-        Score::Linear(l) | Score::Mlp { hidden: l, .. } | Score::Cosine { projection: l, .. } => l,
+        Score::Linear(l) | Score::Mlp { hidden: l, .. } | Score::Cosine { projection: l, .. } | Score::Recurrent { input: l, .. } => l,
     };
     Ok(Forms::for_codec(codec(&c.linear(first)?)))
 }
@@ -43,7 +43,8 @@ pub(super) fn route(c: &Context<'_>, router: &Router, pool: &Pool, x: View<'_>, 
         evaluate(router.weigh.by, row, order, values);
         let sum: f32 = order.iter().map(|&e| values[e as usize]).sum();
         let divisor = if router.weigh.normalise { sum } else { 1.0 };
-        routes.list.extend(order.iter().map(|&e| (pool.record_of(e), router.weigh.scale * values[e as usize] / divisor)));
+        let weight = |e: u32| router.weigh.scale * values[e as usize] / divisor;
+        routes.list.extend(order.iter().filter_map(|&e| Some((pool.record_of(e)?, weight(e)))));
         routes.ends.push(routes.list.len());
     }
     Ok(routes)
@@ -59,6 +60,7 @@ fn score(c: &Context<'_>, score: &Score, x: View<'_>, experts: usize, space: &mu
             expand(c, &[Job::linear(c.linear(l)?, x)], out);
             return Ok(());
         }
+        Score::Recurrent { .. } => unimplemented!("fast path"),
         Score::Mlp { hidden, activation, output } => {
             (Job { activation: Some(*activation), ..Job::linear(c.linear(hidden)?, x) }, c.linear(output)?)
         }
@@ -104,6 +106,7 @@ fn evaluate(value: Value, logits: &[f32], selected: &[u32], out: &mut Vec<f32>) 
             let sum: f32 = out.iter().sum();
             out.iter_mut().for_each(|v| *v /= sum);
         }
+        Value::Sigmoid | Value::SoftmaxClose { .. } => unimplemented!("fast path"),
         Value::SoftmaxSelected => {
             let max = selected.iter().map(|&e| out[e as usize]).fold(f32::NEG_INFINITY, f32::max);
             selected.iter().for_each(|&e| out[e as usize] = (out[e as usize] - max).exp());
@@ -116,7 +119,7 @@ fn evaluate(value: Value, logits: &[f32], selected: &[u32], out: &mut Vec<f32>) 
 /// Expert ids by falling value, ties to the lowest id.
 fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
     out.clear();
-    let Rule::TopK { k } = rule;
+    let Rule::TopK { k } = rule else { unimplemented!("fast path") };
     let k = k as usize;
     for (e, v) in values.iter().enumerate() {
         // `out` is sorted: an expert goes behind all that are at least as large.

@@ -103,7 +103,7 @@ impl GpuRun {
         let rows = assistant.compute(&self.model.bundle, pool, &records, &input)?;
         for (route, &expert) in (0u64..).zip(ids) {
             let record = plan.pools[pool].record_of(expert);
-            if let Some((_, y)) = records.iter().zip(&rows).find(|(r, _)| **r == record) {
+            if let Some((_, y)) = records.iter().zip(&rows).find(|(r, _)| Some(**r) == record) {
                 let to = route * u64::from(row(plan.width)) * 4;
                 device.queue.write_buffer(&scratch.routed, to, bytemuck::cast_slice(y));
             }

@@ -153,7 +153,7 @@ impl Pager {
         if ids.iter().any(|&e| e >= plan.experts()) {
             return Err(Error::Device("the GPU chose experts that do not exist".into()));
         }
-        let mut records: Vec<RecordId> = ids.iter().map(|&e| self.catalogue.id(pool, plan.record_of(e))).collect();
+        let mut records: Vec<RecordId> = ids.iter().filter_map(|&e| Some(self.catalogue.id(pool, plan.record_of(e)?))).collect();
         records.sort_unstable();
         records.dedup();
         Ok(records)

@@ -7,7 +7,7 @@ use super::memory::Maker;
 use super::weights::padded_rows;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
-use crate::plan::{Attention, Expert, Part, Plan, Rule, Score, Step, Work};
+use crate::plan::{Attention, Expert, Part, Plan, Score, Step, Work};
 
 /// Tokens of a batch at most: enough to give each expert of a large pool a tile's worth.
 const BATCH: u64 = 256;
@@ -31,10 +31,7 @@ pub(super) fn slices(vocab: u32) -> (u32, u32) {
 
 /// Routes of a token at a step; 1 where nothing is routed.
 pub(super) fn routes(plan: &Plan, step: &Step) -> u32 {
-    step.routed.as_ref().map_or(1, |r| {
-        let Rule::TopK { .. } = r.router.select.rule;
-        r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts())
-    })
+    step.routed.as_ref().map_or(1, |r| r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts()))
 }
 
 /// Where a single token's choice at a step begins among those of all steps.
@@ -132,12 +129,14 @@ impl PerToken {
                 widen(&mut n.scores, u64::from(padded_rows(pool.experts())) + 16);
                 match &r.router.score {
                     Score::Linear(_) => {}
+                    Score::Recurrent { .. } => unimplemented!("fast path"),
                     Score::Mlp { hidden: l, .. } | Score::Cosine { projection: l, .. } => {
                         widen(&mut n.router_hidden, row(hidden_of(&l.weight)?).into());
                     }
                 }
             }
             match &step.work {
+                Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
                 Work::Ffn(f) => {
                     if let Some(s) = &f.shared {
                         widen(&mut n.hidden, row(hidden_of(&s.up.weight)?).into());

@@ -37,7 +37,9 @@ impl Table {
         for (p, pool) in bundle.plan().pools.iter().enumerate() {
             pools.push(n);
             for e in 0..pool.experts() {
-                experts[catalogue.id(p, pool.record_of(e)).index()].push(n);
+                if let Some(record) = pool.record_of(e) {
+                    experts[catalogue.id(p, record).index()].push(n);
+                }
                 n = n.checked_add(1).ok_or_else(|| Error::Device("there are too many experts".into()))?;
             }
         }

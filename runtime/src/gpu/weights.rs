@@ -224,5 +224,6 @@ pub(super) fn codec(codec: Codec) -> shaders::Codec {
         Codec::Bf16 => shaders::Codec::Bf16,
         Codec::Q8 => shaders::Codec::Q8,
         Codec::Q4 => shaders::Codec::Q4,
+        Codec::Mxfp4 => unimplemented!("fast path"),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotset::plan::{Embedding, Expert, Head, Linear, Name, Norm, Plan, Pool, Rotation, State, Step, VERSION};
+use hotset::plan::{Embedding, Expert, Head, Linear, Name, Norm, Plan, Pool, Rotation, State, Step, Stream, VERSION};
 
 use super::{Dense, Import, Shape, Slice, Source, Usage};
 use crate::checkpoint::Tensors;
@@ -17,6 +17,8 @@ pub(super) struct Builder<'a> {
     rotations: Vec<Rotation>,
     pools: Vec<Pool>,
     experts: Vec<Vec<Vec<Source>>>,
+    streams: Vec<Stream>,
+    memories: Vec<u32>,
     states: Vec<State>,
     steps: Vec<Step>,
 }
@@ -30,6 +32,8 @@ impl<'a> Builder<'a> {
             rotations: Vec::new(),
             pools: Vec::new(),
             experts: Vec::new(),
+            streams: Vec::new(),
+            memories: Vec::new(),
             states: Vec::new(),
             steps: Vec::new(),
         }
@@ -120,6 +124,18 @@ impl<'a> Builder<'a> {
         index(self.states.len())
     }
 
+    /// A stream beside the residual stream; gives the number by which steps name it.
+    pub(super) fn stream(&mut self, stream: Stream) -> u32 {
+        self.streams.push(stream);
+        index(self.streams.len()) + 1
+    }
+
+    /// What a recurrent router carries, `width` wide.
+    pub(super) fn memory(&mut self, width: u32) -> u32 {
+        self.memories.push(width);
+        index(self.memories.len())
+    }
+
     pub(super) fn rotation(&mut self, rotation: Rotation) -> u32 {
         self.rotations.push(rotation);
         index(self.rotations.len())
@@ -132,7 +148,7 @@ impl<'a> Builder<'a> {
     /// The embedding table `[vocab, width]`.
     pub(super) fn embedding(&mut self, tensor: &str, vocab: u32, width: u32, scale: f32) -> Result<Embedding> {
         let slice = self.tensor(tensor, &[vocab, width])?;
-        Ok(Embedding { table: self.matrix("embedding.weight", Usage::Vocabulary, slice, vocab, width), scale })
+        Ok(Embedding::new(self.matrix("embedding.weight", Usage::Vocabulary, slice, vocab, width), scale))
     }
 
     /// The output matrix. A tied model may still carry its own copy; when the two differ the copy counts, as in transformers.
@@ -148,7 +164,7 @@ impl<'a> Builder<'a> {
 
     /// The finished model. Fails when the checkpoint holds something that no part of the model used.
     pub(super) fn finish(self, width: u32, vocab: u32, context: Option<u32>, embedding: Embedding, head: Head) -> Result<Import> {
-        let Builder { rotations, pools, states, steps, .. } = self;
+        let Builder { rotations, pools, streams, memories, states, steps, .. } = self;
         let leftover: Vec<&String> = self.tensors.keys().filter(|n| !self.used.contains(*n) && !is_constant(n)).collect();
         if let Some(first) = leftover.first() {
             let more = if leftover.len() > 1 { format!(" and {} more", leftover.len() - 1) } else { String::new() };
@@ -156,7 +172,7 @@ impl<'a> Builder<'a> {
                 "the checkpoint holds the tensor {first:?}{more}, which its config.json does not account for; converting it would lose them"
             )));
         }
-        let plan = Plan { version: VERSION, width, vocab, context, embedding, rotations, pools, states, steps, head };
+        let plan = Plan { version: VERSION, width, vocab, context, embedding, streams, memories, rotations, pools, states, steps, head };
         Ok(Import { plan, dense: self.dense, experts: self.experts })
     }
 }

@@ -1,7 +1,7 @@
 //! What most families share: a decoder with grouped-query attention and RMS norms, and the tensor names transformers gives it.
 //! Families differ in a few fields of [`Decoder`] and in what they put in place of the feed-forward layer.
 
-use hotset::plan::{Attention, AttentionKind, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
+use hotset::plan::{Attention, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
 
 use super::Import;
 use super::builder::Builder;
@@ -96,13 +96,13 @@ impl Decoder {
             let step = format!("layers.{i}.attention");
             let norm = b.rms(&format!("{step}.norm"), &format!("{prefix}.input_layernorm"), width, self.eps)?;
             let work = Work::Attention(self.attention(&mut b, i, &step, &format!("{prefix}.self_attn"), rotation)?);
-            b.step(Step { name: step, norm: Some(norm), routed: None, work, scale: self.residual_scale, bias: None });
+            b.step(Step { scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
 
             let step = format!("layers.{i}.ffn");
             let norm = b.rms(&format!("{step}.norm"), &format!("{prefix}.post_attention_layernorm"), width, self.eps)?;
             let (routed, shared) = ffn(&mut b, i, &step, &prefix)?;
             let work = Work::Ffn(Ffn { shared });
-            b.step(Step { name: step, norm: Some(norm), routed, work, scale: self.residual_scale, bias: None });
+            b.step(Step { routed, scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
         }
         let norm = b.rms("head.norm", "model.norm", width, self.eps)?;
         let output = b.output(&embedding, config.flag("tie_word_embeddings", false)?, TABLE, vocab, width)?;
@@ -116,21 +116,20 @@ impl Decoder {
             let linear = b.linear(&format!("{step}.{part}"), &format!("{prefix}.{part}_proj"), rows, cols, bias);
             linear.map(Part::Shared)
         };
+        let parts = [
+            linear("q", q, width, qkv_bias)?,
+            linear("k", kv, width, qkv_bias)?,
+            linear("v", kv, width, qkv_bias)?,
+            linear("o", width, q, self.output_bias)?,
+        ];
         Ok(Attention {
-            kind: AttentionKind::Softmax,
-            heads,
-            head_dim,
             scale: self.attention_scale,
-            q: linear("q", q, width, qkv_bias)?,
-            k: linear("k", kv, width, qkv_bias)?,
-            v: linear("v", kv, width, qkv_bias)?,
-            o: linear("o", width, q, self.output_bias)?,
             clip: self.clip,
             q_norm: self.qk_norm(b, step, prefix, "q_norm", q)?,
             k_norm: self.qk_norm(b, step, prefix, "k_norm", kv)?,
             rotation: Some(rotation),
             window: self.windows.get(layer as usize).copied().flatten(),
-            state: b.state(State { kv_heads, head_dim, tied: false }),
+            ..Attention::new((heads, head_dim), parts, b.state(State::new(kv_heads, head_dim)))
         })
     }
 

@@ -1,6 +1,6 @@
 //! Routed feed-forward experts, gated: the ways in which checkpoints store them.
 
-use hotset::plan::{Activation, Expert, Linear, Routed, Router, Rule, Score, Select, SharedFfn, Value, Weigh};
+use hotset::plan::{Activation, Expert, Linear, Routed, Router, Score, Select, SharedFfn, Value, Weigh};
 
 use super::Slice;
 use super::builder::Builder;
@@ -47,7 +47,7 @@ impl Gated {
     }
 
     fn signature(self) -> Expert {
-        Expert::Ffn { hidden: self.hidden, gated: true, activation: self.activation }
+        Expert::Ffn { hidden: self.hidden, gated: true, activation: self.activation, bias: false }
     }
 }
 
@@ -57,8 +57,7 @@ pub(super) fn top_k(pool: u32, score: Score, k: u32, renormalise: bool) -> Route
     // Softmax keeps the order of logits, so selecting by logit is the same and never meets rounding ties; dividing the chosen
     // probabilities by their sum is a softmax over the chosen.
     let by = if renormalise { Value::SoftmaxSelected } else { Value::Softmax };
-    let select = Select { by: Value::Logit, rule: Rule::TopK { k } };
-    Routed { pool, router: Router { score, select, weigh: Weigh { by, normalise: false, scale: 1.0 } } }
+    Routed { pool, router: Router::new(score, Select::top_k(k), Weigh::by(by)) }
 }
 
 /// An always-on gated part with matrices of its own under `prefix`.

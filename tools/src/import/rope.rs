@@ -28,19 +28,19 @@ pub(super) fn rotation(config: &Config<'_>, head_dim: u32, default_theta: f64) -
     }
     let powers: Vec<f32> = (0..head_dim / 2).map(|i| theta.powf(f64::from(2.0 * i as f32 / head_dim as f32)) as f32).collect();
     let plain = powers.iter().map(|p| 1.0 / p);
-    let Some(rope) = rope else { return Ok(Rotation { frequencies: plain.collect(), amplitude: 1.0 }) };
+    let Some(rope) = rope else { return Ok(Rotation::new(plain.collect(), 1.0)) };
     let original = || match (config.number("original_max_position_embeddings")?, rope.number("original_max_position_embeddings")?) {
         (Some(n), _) | (None, Some(n)) => Ok(n),
         (None, None) => config.number_of("max_position_embeddings"),
     };
     match rope.text("rope_type")?.or(rope.text("type")?).unwrap_or("default") {
         "default" => match ["full_attention", "sliding_attention"].iter().find(|k| rope.get(k).is_some()) {
-            None => Ok(Rotation { frequencies: plain.collect(), amplitude: 1.0 }),
+            None => Ok(Rotation::new(plain.collect(), 1.0)),
             Some(key) => Err(rope.unsupported(key, "its own rotation for each kind of layer")),
         },
         "linear" => {
             let factor = positive(&rope, "factor")?;
-            Ok(Rotation { frequencies: plain.map(|f| f / factor as f32).collect(), amplitude: 1.0 })
+            Ok(Rotation::new(plain.map(|f| f / factor as f32).collect(), 1.0))
         }
         "llama3" => llama3(&rope, original()?, plain.collect()),
         "yarn" => yarn(&rope, original()?, theta, &powers),
@@ -67,7 +67,7 @@ fn llama3(rope: &Config<'_>, original: f64, plain: Vec<f32>) -> Result<Rotation>
             (1.0 - smooth) * f / factor as f32 + smooth * f
         }
     };
-    Ok(Rotation { frequencies: plain.into_iter().map(stretch).collect(), amplitude: 1.0 })
+    Ok(Rotation::new(plain.into_iter().map(stretch).collect(), 1.0))
 }
 
 /// YaRN: a ramp over the pairs from unchanged to stretched, and a larger amplitude.
@@ -97,5 +97,5 @@ fn yarn(rope: &Config<'_>, original: f64, theta: f64, powers: &[f32]) -> Result<
         (None, (Some(m), Some(all))) => growth(m) / growth(all),
         (None, _) => growth(1.0),
     };
-    Ok(Rotation { frequencies: powers.iter().enumerate().map(blend).collect(), amplitude: amplitude as f32 })
+    Ok(Rotation::new(powers.iter().enumerate().map(blend).collect(), amplitude as f32))
 }

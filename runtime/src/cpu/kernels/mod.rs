@@ -71,7 +71,7 @@ impl<'a> Rows<'a> {
     /// Whether every slice is as long as the layout of a panel says.
     fn is_complete(&self) -> bool {
         let lines = self.groups * GROUP / self.codec.columns_per_word();
-        let scales = if self.codec.has_scales() { self.groups * PANEL * 2 } else { 0 };
+        let scales = self.groups * PANEL * self.codec.scale_bytes();
         (0..self.panels()).all(|p| self.words[p].len() == lines * crate::codec::LINE && self.scales[p].len() == scales)
     }
 }

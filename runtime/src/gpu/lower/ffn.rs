@@ -28,7 +28,7 @@ impl Lower<'_> {
             (None, None) => {}
         }
         if let Some((routed, pool)) = step.routed.as_ref().map(|r| (r, &self.plan.pools[r.pool as usize])) {
-            let Expert::Ffn { hidden, gated, activation } = pool.expert else {
+            let Expert::Ffn { hidden, gated, activation, .. } = pool.expert else {
                 return Ok(());
             };
             let (routes, width) = (routes(self.plan, step), row(hidden) / 4);

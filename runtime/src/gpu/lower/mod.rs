@@ -114,6 +114,7 @@ impl Lower<'_> {
             match &step.work {
                 Work::Attention(a) => self.attention(&mut program, number, step, a)?,
                 Work::Ffn(f) => self.ffn(&mut program, number, step, f)?,
+                Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
             }
             steps.push(program);
             last = Some(step);
@@ -143,6 +144,7 @@ impl Lower<'_> {
             params.bias = self.vector(step.bias.as_deref())?;
             let (is_dense, gate) = match &step.work {
                 Work::Attention(_) => (step.routed.is_none(), None),
+                Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
                 Work::Ffn(f) => (f.shared.is_some(), f.shared.as_ref().and_then(|s| s.weigh.as_ref())),
             };
             params.dense = is_dense.into();
@@ -189,6 +191,7 @@ fn activation(a: Option<Activation>) -> u32 {
         Some(Activation::Gelu) => 2,
         Some(Activation::GeluTanh) => 3,
         Some(Activation::Relu) => 4,
+        Some(Activation::Clamped { .. }) => unimplemented!("fast path"),
     }
 }
 

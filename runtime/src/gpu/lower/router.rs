@@ -34,6 +34,7 @@ impl Lower<'_> {
         };
         let (mut cosine, mut hidden_stride) = (0, 0);
         match &routed.router.score {
+            Score::Recurrent { .. } => unimplemented!("fast path"),
             Score::Linear(l) => {
                 let factors = std::iter::once(Factor::new(l, 0, scores_stride)).chain(gate).collect();
                 self.product(program, &product(factors, None, &s.a, stride, &s.scores))?;
@@ -50,6 +51,7 @@ impl Lower<'_> {
                         cosine = width;
                         (None, Factor { weight: centroids, bias: None, out: 0, stride: scores_stride })
                     }
+                    Score::Recurrent { .. } => unimplemented!("fast path"),
                     Score::Linear(l) => (None, Factor::new(l, 0, scores_stride)),
                 };
                 let first = vec![Factor::new(first, 0, hidden_stride / 4)];
@@ -66,6 +68,7 @@ impl Lower<'_> {
                 Value::Logit => 0,
                 Value::Softmax => 1,
                 Value::SoftmaxSelected => 2,
+                Value::Sigmoid | Value::SoftmaxClose { .. } => unimplemented!("fast path"),
             },
             normalise: weigh.normalise.into(),
             scale: weigh.scale,
