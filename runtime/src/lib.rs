@@ -69,7 +69,7 @@ pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
 pub use paging::{PagingOptions, Placement};
 pub use session::{
-    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, Session,
+    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, SelfContrast, Session,
     SessionOptions, Statistics, StopReason, Stream, Token,
 };
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
+use crate::plan::{Rule, Select};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -89,6 +90,39 @@ pub struct RunOptions {
     pub slide: bool,
     /// Stick-breaking attention stops looking back once less than this much of the stick is left; 0 looks at everything.
     pub stick_epsilon: f32,
+    /// Which experts routers take that take the best few.
+    pub routing: Routing,
+}
+
+impl RunOptions {
+    /// A conversation of at most `context` tokens, exactly as the plan says.
+    pub const fn new(context: usize) -> RunOptions {
+        RunOptions { context, slide: false, stick_epsilon: 0.0, routing: Routing::Planned }
+    }
+}
+
+/// A run-time override of [`Rule::TopK`]; other rules stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// As the plan says.
+    #[default]
+    Planned,
+    /// This many, or all there are to choose from.
+    TopK(u32),
+    /// Only the one that this many others come before, or the last one.
+    Rank(u32),
+}
+
+impl Routing {
+    /// The rule in force for a router that selects so among `experts`.
+    pub fn rule(self, select: &Select, experts: u32) -> Rule {
+        let available = select.available(experts);
+        match (self, select.rule) {
+            (Routing::TopK(k), Rule::TopK { .. }) => Rule::TopK { k: k.clamp(1, available) },
+            (Routing::Rank(rank), Rule::TopK { .. }) => Rule::Rank { rank: rank.min(available - 1) },
+            (_, rule) => rule,
+        }
+    }
 }
 
 /// Which result a caller needs.

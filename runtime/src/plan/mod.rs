@@ -70,6 +70,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether tokens carry learned positions, which end somewhere.
+    pub fn has_positions(&self) -> bool {
+        let beside = self.streams.iter().filter_map(|s| s.embedding.as_ref());
+        std::iter::once(&self.embedding).chain(beside).any(|e| e.positions.is_some())
+    }
+
     /// Width of a stream: of the residual stream for 0, of one beside it for the others. `None` when there is no such stream.
     pub fn stream_width(&self, stream: u32) -> Option<u32> {
         match stream.checked_sub(1) {

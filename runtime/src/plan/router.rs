@@ -129,6 +129,11 @@ impl Select {
     pub fn top_k(k: u32) -> Select {
         Select { by: Value::Logit, bias: None, groups: None, rule: Rule::TopK { k } }
     }
+
+    /// How many of `experts` can be chosen: those of the kept groups.
+    pub fn available(&self, experts: u32) -> u32 {
+        self.groups.map_or(experts, |g| experts / g.count * g.keep)
+    }
 }
 
 /// Experts in `count` groups of equal size; experts outside the `keep` best groups are not chosen.

@@ -166,7 +166,7 @@ impl ReferenceRun {
                     Feature::Input => &a,
                     Feature::Stream(s) => &token.streams[s as usize],
                 };
-                router::route(bundle, &r.router, feature, &mut token.memories)?
+                router::route(bundle, &r.router, self.options.routing, feature, &mut token.memories)?
             }
             None => Vec::new(),
         };

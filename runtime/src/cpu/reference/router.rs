@@ -3,6 +3,7 @@
 use super::ops::{activate, add_scaled, dot, linear, matvec, norm, sigmoid, softmax};
 use crate::bundle::Bundle;
 use crate::error::Result;
+use crate::model::Routing;
 use crate::plan::{Cell, GroupBy, Groups, Router, Rule, Score, Transform, Value};
 
 /// One expert a token uses.
@@ -13,7 +14,7 @@ pub(super) struct Route {
 }
 
 /// The routes of one token with feature `x` `[W]`, in order of selection. `memories` are what the plan's recurrent routers carry.
-pub(super) fn route(bundle: &Bundle, router: &Router, x: &[f32], memories: &mut [Vec<f32>]) -> Result<Vec<Route>> {
+pub(super) fn route(bundle: &Bundle, router: &Router, routing: Routing, x: &[f32], memories: &mut [Vec<f32>]) -> Result<Vec<Route>> {
     let logits = transform(bundle, &router.transform, score(bundle, &router.score, x, memories)?)?;
     let mut values = value(router.select.by, &logits, &[]);
     if let Some(bias) = &router.select.bias {
@@ -22,7 +23,7 @@ pub(super) fn route(bundle: &Bundle, router: &Router, x: &[f32], memories: &mut 
     if let Some(groups) = router.select.groups {
         keep_best(&mut values, groups);
     }
-    let selected = select(&values, router.select.rule);
+    let selected = select(&values, routing.rule(&router.select, values.len() as u32));
     let values = value(router.weigh.by, &logits, &selected);
     let sum: f32 = selected.iter().map(|&e| values[e as usize]).sum();
     let divisor = if router.weigh.normalise { sum + router.weigh.epsilon } else { 1.0 };

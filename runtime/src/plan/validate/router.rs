@@ -26,7 +26,7 @@ impl Validator<'_> {
             let pairs = g.by == GroupBy::Best || experts / g.count >= 2;
             ensure(pairs, at, || "groups of one expert have no two best".into())?;
         }
-        let available = r.select.groups.map_or(experts, |g| experts / g.count * g.keep);
+        let available = r.select.available(experts);
         match r.select.rule {
             Rule::TopK { k } => ensure((1..=available).contains(&k), at, || format!("top-{k} of {available} experts"))?,
             Rule::TopP { p } => ensure(p.is_finite() && p >= 0.0, at, || format!("top-p of {p}"))?,
