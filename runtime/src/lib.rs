@@ -65,6 +65,7 @@ mod reading;
 mod session;
 pub mod text;
 
+pub use bundle::Adapter;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
 pub use paging::{PagingOptions, Placement};

@@ -3,8 +3,10 @@
 //! An executor (`cpu` or `gpu`) turns an open bundle into a [`Model`]; each session holds one [`Run`] of it, which
 //! owns the caches. Callers have already checked token ids against the vocabulary and positions against the context.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
 use crate::plan::{Rule, Select};
@@ -28,6 +30,15 @@ pub trait Model: Send + Sync {
     fn set_budget(&self, bytes: u64) -> Result<()> {
         let _ = bytes;
         Err(not_paged())
+    }
+
+    /// This model with an adapter: `bundle` is its own one, [adapted](Bundle::adapted). Everything else is shared, budgets included.
+    ///
+    /// # Errors
+    /// When this device cannot run adapters.
+    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        let _ = bundle;
+        Err(Error::Input("adapters run on the CPU only; open the bundle there".into()))
     }
 
     /// What was learned about which experts are used, as JSON for [`set_heat`](Self::set_heat); `None` when all are resident.

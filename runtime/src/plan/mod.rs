@@ -15,12 +15,14 @@
 //! than the residual stream have a [`Stream`] of their own. A norm that belongs to an expert is folded into the expert's matrices by the
 //! importer.
 
+mod adapter;
 mod expert;
 mod rotation;
 mod router;
 mod step;
 mod validate;
 
+pub use adapter::{Adapter, Delta};
 pub use expert::{Activation, Expert, Pool, Role};
 pub use rotation::{Beyond, Rotation};
 pub use router::{Cell, Feature, GroupBy, Groups, Router, Rule, Score, Select, Transform, Value, Weigh};
@@ -67,6 +69,9 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Residual stream → logits.
     pub head: Head,
+    /// What a session adds; never part of a bundle.
+    #[serde(skip)]
+    pub adapter: Option<Adapter>,
 }
 
 impl Plan {

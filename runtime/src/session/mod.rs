@@ -8,6 +8,9 @@ mod sampling;
 mod stop;
 mod stream;
 
+use std::sync::Arc;
+
+use crate::bundle::Adapter;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::experts::Pass;
@@ -54,6 +57,8 @@ pub struct SessionOptions {
     pub experts_per_token: Option<u32>,
     /// Decode with the difference between two routings.
     pub self_contrast: Option<SelfContrast>,
+    /// Low-rank experts for this session alone; the bundle and other sessions are not touched.
+    pub adapter: Option<Adapter>,
 }
 
 /// One conversation: the tokens so far, and the caches of the model that reads them.
@@ -106,11 +111,16 @@ impl Session {
             }
         };
         let run_options = RunOptions { slide, stick_epsilon, routing, ..RunOptions::new(context) };
-        let mut run = engine.model().start(run_options)?;
+        let adapted = match &options.adapter {
+            Some(adapter) => Some(engine.model().adapted(Arc::new(engine.bundle().adapted(adapter)?))?),
+            None => None,
+        };
+        let model = adapted.as_deref().unwrap_or(engine.model());
+        let mut run = model.start(run_options)?;
         if let Some(contrast) = options.self_contrast {
             contrast.validate()?;
             choosable(engine.plan(), contrast.rank, "the self-contrast's rank")?;
-            let weak = engine.model().start(RunOptions { routing: Routing::Rank(contrast.rank - 1), ..run_options })?;
+            let weak = model.start(RunOptions { routing: Routing::Rank(contrast.rank - 1), ..run_options })?;
             run = Box::new(ContrastRun::new(contrast, engine.plan().vocab, run, weak));
         }
         Ok(Session { engine, run, tokens: Vec::new(), context, overflow: options.overflow })
