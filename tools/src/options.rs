@@ -113,8 +113,18 @@ pub(crate) struct ContextArgs {
 impl ContextArgs {
     /// Starts a session.
     pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
+        self.start(engine, self.context)
+    }
+
+    /// Starts a session for `tokens` and nothing after them: models whose positions depend on the conversation's length see the length that
+    /// a single pass over these tokens has.
+    pub(crate) fn session_for(&self, engine: &Engine, tokens: usize) -> Result<Session> {
+        self.start(engine, self.context.or(Some(tokens.max(1))))
+    }
+
+    fn start(&self, engine: &Engine, context: Option<usize>) -> Result<Session> {
         let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
-        Ok(engine.session(&SessionOptions { context: self.context, overflow, ..SessionOptions::default() })?)
+        Ok(engine.session(&SessionOptions { context, overflow, ..SessionOptions::default() })?)
     }
 }
 
