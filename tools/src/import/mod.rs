@@ -12,11 +12,13 @@ mod experts;
 mod granite;
 mod jetmoe;
 mod mixtral;
+mod mla;
 mod moduleformer;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
+mod slice;
 mod source;
 
 #[cfg(test)]
@@ -34,7 +36,8 @@ use builder::Builder;
 use config::{Config, Read};
 
 pub(crate) use encode::{Options, write};
-use source::{Slice, Source};
+use slice::Slice;
+use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +45,7 @@ pub(crate) struct Import {
     /// The pools' codecs are still to be chosen.
     pub(crate) plan: Plan,
     pub(crate) dense: BTreeMap<Name, Dense>,
-    /// For each pool, for each record, the matrices in file order.
+    /// For each pool, for each record, the matrices in file order, then the bias of each where experts have them.
     pub(crate) experts: Vec<Vec<Vec<Source>>>,
 }
 
