@@ -117,6 +117,9 @@ pub(crate) struct SessionArgs {
     /// tokens at least ALPHA times as likely as the likeliest; 0.5,0.1,3 is usual (changes the answers, doubles the work)
     #[arg(long, value_name = "BETA,ALPHA,RANK", value_parser = self_contrast)]
     self_contrast: Option<SelfContrast>,
+    /// Low-rank experts to add, made by `hotset adapt` (CPU only)
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
 }
 
 /// Reads `0.5,0.1,3`.
@@ -132,9 +135,21 @@ fn self_contrast(text: &str) -> std::result::Result<SelfContrast, String> {
 impl SessionArgs {
     /// Starts a session.
     pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
+        self.start(engine, self.context)
+    }
+
+    /// Starts a session for `tokens` and nothing after them: models whose positions depend on the conversation's length see the length that
+    /// a single pass over these tokens has.
+    pub(crate) fn session_for(&self, engine: &Engine, tokens: usize) -> Result<Session> {
+        self.start(engine, self.context.or(Some(tokens.max(1))))
+    }
+
+    fn start(&self, engine: &Engine, context: Option<usize>) -> Result<Session> {
         let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
-        let &SessionArgs { context, experts_per_token, self_contrast, .. } = self;
-        Ok(engine.session(&SessionOptions { context, overflow, experts_per_token, self_contrast, ..SessionOptions::default() })?)
+        let &SessionArgs { experts_per_token, self_contrast, ref adapter, .. } = self;
+        let adapter = adapter.as_ref().map(Adapter::open).transpose()?;
+        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, ..SessionOptions::default() };
+        Ok(engine.session(&options)?)
     }
 }
 

@@ -67,8 +67,14 @@ impl View {
 
     /// Some of its rows.
     pub(crate) fn rows(self, range: Range<usize>) -> Option<View> {
-        let inside = range.start < range.end && range.end <= self.rows;
-        inside.then(|| View { rows: range.len(), offset: self.offset + range.start * self.row_stride, ..self })
+        self.rows_by(range, 1)
+    }
+
+    /// Of some of its rows the first and then every `step`-th.
+    pub(crate) fn rows_by(self, range: Range<usize>, step: usize) -> Option<View> {
+        let inside = step > 0 && range.start < range.end && range.end <= self.rows;
+        let offset = self.offset + range.start * self.row_stride;
+        inside.then(|| View { rows: range.len().div_ceil(step), row_stride: self.row_stride * step, offset, ..self })
     }
 
     /// Rows for columns.
@@ -136,6 +142,8 @@ mod tests {
         assert_eq!(read(rows, &t, &bytes), (16..24).map(|i| i as f32).collect::<Vec<_>>());
         assert_eq!(read(rows.transpose(), &t, &bytes), [16.0, 20.0, 17.0, 21.0, 18.0, 22.0, 19.0, 23.0]);
         assert_eq!(read(part.transpose().rows(1..2).expect("inside"), &t, &bytes), [13.0, 17.0, 21.0]);
+        let odd = part.transpose().rows_by(1..4, 2).expect("inside");
+        assert_eq!(read(odd, &t, &bytes), [13.0, 17.0, 21.0, 15.0, 19.0, 23.0]);
     }
 
     #[test]

@@ -67,9 +67,9 @@ impl<'a> Builder<'a> {
         Ok(Slice::of(name))
     }
 
-    /// Stores `slice`, a `[rows, cols]` matrix, as `name`.
-    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, slice: Slice, rows: u32, cols: u32) -> Name {
-        self.store(name.into(), Shape::Matrix { rows, cols }, usage, Source::Slice(slice))
+    /// Stores a `[rows, cols]` matrix as `name`.
+    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, source: impl Into<Source>, rows: u32, cols: u32) -> Name {
+        self.store(name.into(), Shape::Matrix { rows, cols }, usage, source.into())
     }
 
     /// Stores the checkpoint's vector `tensor` of `len` values as `name`.
@@ -109,14 +109,19 @@ impl<'a> Builder<'a> {
         Ok(Norm::Layer { weight, bias, eps })
     }
 
-    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`].
-    pub(super) fn pool(&mut self, name: String, expert: Expert, experts: Vec<Vec<Slice>>) -> u32 {
+    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`], and then their biases.
+    pub(super) fn pool<S: Into<Source>>(&mut self, name: String, expert: Expert, experts: Vec<Vec<S>>) -> u32 {
         // The codec is chosen when the bundle is written.
         let codec = hotset::codec::Codec::F32;
         let records = u32::try_from(experts.len()).unwrap_or(u32::MAX);
         self.pools.push(Pool { name, expert, codec, records, alias: None });
-        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(Source::Slice).collect()).collect());
+        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(S::into).collect()).collect());
         index(self.pools.len())
+    }
+
+    /// Says which record each expert id of a pool is.
+    pub(super) fn alias(&mut self, pool: u32, records: Vec<Option<u32>>) {
+        self.pools[pool as usize].alias = Some(records);
     }
 
     pub(super) fn state(&mut self, state: State) -> u32 {

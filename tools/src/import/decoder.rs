@@ -106,7 +106,7 @@ impl Decoder {
         }
         let norm = b.rms("head.norm", "model.norm", width, self.eps)?;
         let output = b.output(&embedding, config.flag("tie_word_embeddings", false)?, TABLE, vocab, width)?;
-        b.finish(width, vocab, config.context()?, embedding, Head { norm, output, scale: self.logit_scale })
+        b.finish(width, vocab, rope::context(&config)?, embedding, Head { norm, output, scale: self.logit_scale })
     }
 
     fn attention(&self, b: &mut Builder<'_>, layer: u32, step: &str, prefix: &str, rotation: u32) -> Result<Attention> {

@@ -124,14 +124,11 @@ enum Content<'a> {
 
 impl<'a> Content<'a> {
     fn record(sources: &'a [Source], layout: &RecordLayout) -> Content<'a> {
-        let stored = |(source, &(_, l, at)): (&'a Source, &(_, Layout, usize))| Stored {
-            source,
-            rows: l.rows,
-            cols: l.cols,
-            codec: Some(l.codec),
-            at,
-        };
-        Content::Matrices(sources.iter().zip(&layout.matrices).map(stored).collect())
+        let matrix = |&(_, l, at): &(_, Layout, usize)| (l.rows, l.cols, Some(l.codec), at);
+        let bias = |((_, l, _), &at): (&(_, Layout, usize), &usize)| (1, l.rows, None, at);
+        let places = layout.matrices.iter().map(matrix).chain(layout.matrices.iter().zip(&layout.biases).map(bias));
+        let stored = |(source, (rows, cols, codec, at))| Stored { source, rows, cols, codec, at };
+        Content::Matrices(sources.iter().zip(places).map(stored).collect())
     }
 }
 

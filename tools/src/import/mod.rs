@@ -3,6 +3,7 @@
 //! An importer is a pure function of `config.json` and of the names and shapes of tensors, so it can be tested without weights, and the
 //! writer can stream. This is the only place that knows families by name.
 
+mod bookkeeping;
 mod builder;
 mod config;
 mod decoder;
@@ -11,11 +12,13 @@ mod experts;
 mod granite;
 mod jetmoe;
 mod mixtral;
+mod mla;
 mod moduleformer;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
+mod slice;
 mod source;
 
 #[cfg(test)]
@@ -30,10 +33,11 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
-use config::Config;
+use config::{Config, Read};
 
 pub(crate) use encode::{Options, write};
-use source::{Slice, Source};
+use slice::Slice;
+use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +45,7 @@ pub(crate) struct Import {
     /// The pools' codecs are still to be chosen.
     pub(crate) plan: Plan,
     pub(crate) dense: BTreeMap<Name, Dense>,
-    /// For each pool, for each record, the matrices in file order.
+    /// For each pool, for each record, the matrices in file order, then the bias of each where experts have them.
     pub(crate) experts: Vec<Vec<Vec<Source>>>,
 }
 
@@ -86,7 +90,8 @@ const FAMILIES: [(&str, Importer); 8] = [
 
 /// Compiles a checkpoint; also returns the family's name.
 pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
-    let config = Config::new(config);
+    let read = Read::default();
+    let config = Config::new(config, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
@@ -98,5 +103,6 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
         return Err(config.unsupported("quantization_config", "already quantised weights"));
     }
     let import = importer(config, Builder::new(tensors))?;
+    config.nothing_unread()?;
     Ok((family, import))
 }

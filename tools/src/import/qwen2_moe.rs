@@ -31,6 +31,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
 fn windows(config: &Config<'_>, layers: u32) -> Result<Vec<Option<u32>>> {
     let slides = config.flag("use_sliding_window", false)?;
     let window = if slides { config.size_opt("sliding_window")? } else { None };
+    config.ignore(&["sliding_window", "max_window_layers"]);
     let listed = match config.get("layer_types") {
         None => {
             let below = config.number("max_window_layers")?.unwrap_or(28.0);
@@ -68,6 +69,7 @@ pub(super) struct Sparse {
 
 impl Sparse {
     pub(super) fn read(config: &Config<'_>) -> Result<Sparse> {
+        config.ignore(&["intermediate_size"]); // of dense layers, if there are any
         let sizes = Gated {
             width: config.size("hidden_size")?,
             hidden: config.size("moe_intermediate_size")?,
