@@ -8,7 +8,8 @@ use hotset::bundle::Reading;
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
 use hotset::{
-    Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session, SessionOptions,
+    Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
+    SessionOptions,
 };
 
 use crate::failure::{Failure, Result};
