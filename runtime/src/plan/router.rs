@@ -206,7 +206,7 @@ impl Rule {
     }
 }
 
-/// How chosen experts are weighed: `w = scale * v` or, normalised, `w = scale * v / (Σ v + epsilon)` over the chosen.
+/// How chosen experts are weighed: `w = scale * v` or, normalised, `w = scale * v / max(Σ v + epsilon, floor)` over the chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weigh {
@@ -217,6 +217,9 @@ pub struct Weigh {
     /// Added to the sum.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epsilon: f32,
+    /// The least that is divided by.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: f32,
     /// Multiplier of every weight.
     pub scale: f32,
 }
@@ -224,7 +227,7 @@ pub struct Weigh {
 impl Weigh {
     /// The value itself.
     pub fn by(by: Value) -> Weigh {
-        Weigh { by, normalise: false, epsilon: 0.0, scale: 1.0 }
+        Weigh { by, normalise: false, epsilon: 0.0, floor: 0.0, scale: 1.0 }
     }
 }
 

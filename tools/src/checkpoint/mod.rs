@@ -100,6 +100,15 @@ impl Checkpoint {
         }
     }
 
+    /// Writes `view` of the tensor `name`, which holds bytes, to `out` (`view.rows · view.cols` of them, row-major).
+    pub(crate) fn read_bytes(&self, name: &str, view: View, out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Failure::new(format!("the checkpoint has no tensor {name:?}")))?;
+        view.read_bytes(tensor, &self.maps[tensor.file], out).ok_or_else(|| {
+            let dtype = tensor.dtype;
+            Failure::new(format!("tensor {name:?} holds {dtype} values where bytes are expected"))
+        })
+    }
+
     /// Gives back the memory of everything read so far; reading it again is possible and merely slower. The system would reclaim these
     /// pages by itself when it runs short, but until then they would crowd out other programs.
     pub(crate) fn release(&self) {

@@ -54,6 +54,11 @@ impl<'a> Builder<'a> {
         self.used.insert(tensor.to_owned());
     }
 
+    /// Leaves out all tensors whose name begins with `prefix`.
+    pub(super) fn ignore_all(&mut self, prefix: &str) {
+        self.used.extend(self.tensors.range(prefix.to_owned()..).map(|(n, _)| n).take_while(|n| n.starts_with(prefix)).cloned());
+    }
+
     /// The checkpoint's tensor `name`, which must have the shape `dims`.
     pub(super) fn tensor(&mut self, name: &str, dims: &[u32]) -> Result<Slice> {
         let Some(tensor) = self.tensors.get(name) else {

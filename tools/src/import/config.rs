@@ -86,6 +86,21 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// How many there are of something that a model may do without; absent means `default`.
+    pub(crate) fn count(&self, key: &str, default: u32) -> Result<u32> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let n = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= Caps::WIDTH);
+        n.ok_or_else(|| self.wrong(key, value, &format!("a whole number from 0 to {}", Caps::WIDTH)))
+    }
+
+    /// Fails unless the text under `key`, if there is one, is among those whose meaning is known.
+    pub(crate) fn one_of(&self, key: &str, known: &[&str]) -> Result<()> {
+        match self.text(key)?.filter(|t| !known.contains(t)) {
+            None => Ok(()),
+            Some(other) => Err(self.unsupported(key, &format!("{other:?}"))),
+        }
+    }
+
     /// The number of layers.
     pub(crate) fn layers(&self, key: &str) -> Result<u32> {
         let (layers, most) = (self.size(key)?, u32::try_from(Caps::ITEMS / 2).unwrap_or(u32::MAX));

@@ -7,19 +7,26 @@ mod bookkeeping;
 mod builder;
 mod config;
 mod decoder;
+mod deepseek;
 mod encode;
+mod ernie4_5_moe;
 mod experts;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
 mod jetmoe;
+mod lfm2_moe;
 mod mixtral;
 mod mla;
 mod moduleformer;
 mod olmoe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
 mod slice;
 mod source;
+mod turned;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +42,7 @@ use crate::failure::{Failure, Result};
 use builder::Builder;
 use config::{Config, Read};
 
-pub(crate) use encode::{Options, write};
+pub(crate) use encode::{DEFAULT, Options, write};
 use slice::Slice;
 use source::Source;
 
@@ -77,13 +84,20 @@ pub(crate) enum Usage {
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 8] = [
+const FAMILIES: [(&str, Importer); 15] = [
+    ("deepseek_v2", deepseek::import_v2),
+    ("deepseek_v3", deepseek::import_v3),
+    ("ernie4_5_moe", ernie4_5_moe::import),
+    ("glm4_moe", glm4_moe::import),
+    ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("lfm2_moe", lfm2_moe::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
+    ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
 ];
@@ -99,8 +113,11 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "already quantised weights"));
+    // Importers that take blocks of mxfp4 find them by their names.
+    if let Some(quantisation) = config.get("quantization_config")
+        && quantisation.get("quant_method").and_then(Value::as_str) != Some("mxfp4")
+    {
+        return Err(config.unsupported("quantization_config", "weights quantised in a way other than mxfp4"));
     }
     let import = importer(config, Builder::new(tensors))?;
     config.nothing_unread()?;

@@ -18,9 +18,9 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
     decoder.build(config, b, |b, layer, step, prefix| {
         let prefix = format!("{prefix}.mlp");
         if !moe.is_sparse(layer) {
-            return Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?)?)));
+            return Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?, false)?)));
         }
-        let mut part = gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_expert"), shared)?;
+        let mut part = gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_expert"), shared, false)?;
         let (name, tensor) = (format!("{step}.shared.weigh"), format!("{prefix}.shared_expert_gate.weight"));
         part.weigh = Some(b.router(&name, &tensor, 1, shared.width)?);
         Ok((Some(moe.routed(b, step, &prefix)?), Some(part)))

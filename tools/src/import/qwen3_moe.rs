@@ -20,7 +20,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
         if moe.is_sparse(layer) {
             Ok((Some(moe.routed(b, step, &prefix)?), None))
         } else {
-            Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?)?)))
+            Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?, false)?)))
         }
     })
 }

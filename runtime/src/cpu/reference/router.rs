@@ -26,7 +26,7 @@ pub(super) fn route(bundle: &Bundle, router: &Router, routing: Routing, x: &[f32
     let selected = select(&values, routing.rule(&router.select, values.len() as u32));
     let values = value(router.weigh.by, &logits, &selected);
     let sum: f32 = selected.iter().map(|&e| values[e as usize]).sum();
-    let divisor = if router.weigh.normalise { sum + router.weigh.epsilon } else { 1.0 };
+    let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };
     let weigh = |&e: &u32| Route { expert: e, weight: router.weigh.scale * values[e as usize] / divisor };
     Ok(selected.iter().map(weigh).collect())
 }

@@ -46,6 +46,7 @@ impl Validator<'_> {
             ensure(margin.is_finite() && margin >= 0.0, at, || format!("margin {margin}"))?;
         }
         ensure(r.weigh.epsilon.is_finite() && r.weigh.epsilon >= 0.0, at, || format!("epsilon {}", r.weigh.epsilon))?;
+        ensure(r.weigh.floor.is_finite() && r.weigh.floor >= 0.0, at, || format!("floor {}", r.weigh.floor))?;
         finite(r.weigh.scale, at)
     }
 
