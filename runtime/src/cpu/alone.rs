@@ -33,12 +33,11 @@ impl Experts {
     /// # Errors
     /// When the pool has no feed-forward experts.
     pub(crate) fn compute(&self, bundle: &Bundle, pool: usize, records: &[u32], x: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let options = RunOptions { context: 1, slide: false, stick_epsilon: 0.0 };
         let c = Context {
             bundle,
             kernels: self.kernels,
             team: self.pool.team(),
-            options,
+            options: RunOptions::new(1),
             position: 0,
             turns: Vec::new(),
             host: None,
