@@ -61,7 +61,7 @@ fn the_reference_runs_them_all() {
         let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::F32));
         let tokens = support::Random::new(seed).tokens(9, bundle.plan().vocab);
         let model = ReferenceModel::new(bundle.clone());
-        let start = || model.start(RunOptions { context: 64, slide: false, stick_epsilon: 0.0 }).expect("it starts");
+        let start = || model.start(RunOptions::new(64)).expect("it starts");
         let logits = |out| match out {
             Output::Logits(l) => l,
             other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::options::{ContextArgs, DeviceArgs};
+use crate::options::{DeviceArgs, SessionArgs};
 
 /// How many of the likeliest tokens are listed for people.
 const LISTED: usize = 5;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
 }
 
 #[derive(Serialize)]

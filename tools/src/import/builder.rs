@@ -182,7 +182,21 @@ impl<'a> Builder<'a> {
                 "the checkpoint holds the tensor {first:?}{more}, which its config.json does not account for; converting it would lose them"
             )));
         }
-        let plan = Plan { version: VERSION, width, vocab, context, embedding, streams, memories, rotations, pools, states, steps, head };
+        let plan = Plan {
+            version: VERSION,
+            width,
+            vocab,
+            context,
+            embedding,
+            streams,
+            memories,
+            rotations,
+            pools,
+            states,
+            steps,
+            head,
+            adapter: None,
+        };
         Ok(Import { plan, dense: self.dense, experts: self.experts })
     }
 }

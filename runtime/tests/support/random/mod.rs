@@ -71,6 +71,7 @@ pub fn plan(seed: u64, codec: Codec) -> Model {
         vocab,
         context: None,
         embedding: Embedding::new("embedding".into(), random.pick(&[1.0, 3.5])),
+        adapter: None,
         streams: Vec::new(),
         memories: Vec::new(),
         rotations: Vec::new(),

@@ -117,8 +117,9 @@ impl Draw {
             keep: 1 + self.random.below(count),
             by: self.random.pick(&[GroupBy::Best, GroupBy::BestTwo]),
         });
-        let available = groups.map_or(experts, |g| experts / g.count * g.keep);
-        let select = Select { by, bias, groups, ..Select::top_k(1 + self.random.below(available.min(3))) };
+        let select = Select { by, bias, groups, ..Select::top_k(1) };
+        let k = 1 + self.random.below(select.available(experts).min(3));
+        let select = Select { rule: Rule::TopK { k }, ..select };
         let weigh = Weigh { normalise: self.random.coin(), epsilon: 1e-6, scale: 2.5, ..Weigh::by(by) };
         Router::new(score, select, weigh)
     }
