@@ -83,6 +83,14 @@ impl<'a> Builder<'a> {
         name
     }
 
+    /// Multiplies everything in the stored matrix or vector `name`.
+    pub(super) fn scale(&mut self, name: &str, by: f32) {
+        if let Some(dense) = self.dense.get_mut(name).filter(|_| by != 1.0) {
+            let of = std::mem::replace(&mut dense.source, Source::Constant(0.0));
+            dense.source = Source::Scaled(Box::new(of), by);
+        }
+    }
+
     /// The linear layer `prefix.weight` `[rows, cols]`, with `prefix.bias` if it has one, as `name.weight` and `name.bias`.
     pub(super) fn linear(&mut self, name: &str, prefix: &str, rows: u32, cols: u32, bias: bool) -> Result<Linear> {
         let slice = self.tensor(&format!("{prefix}.weight"), &[rows, cols])?;

@@ -1,13 +1,15 @@
 //! What most families share: a decoder with grouped-query attention and RMS norms, and the tensor names transformers gives it.
 //! Families differ in a few fields of [`Decoder`] and in what they put in place of the feed-forward layer.
 
-use hotset::plan::{Attention, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
+use hotset::plan::{Attention, Embedding, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
 
 use super::Import;
 use super::builder::Builder;
 use super::config::Config;
 use super::rope;
 use crate::failure::{Failure, Result};
+
+const TABLE: &str = "model.embed_tokens.weight";
 
 /// The parts of a decoder outside its feed-forward layers.
 pub(super) struct Decoder {
@@ -29,6 +31,27 @@ pub(super) struct Decoder {
     pub(super) embedding_scale: f32,
     pub(super) residual_scale: f32,
     pub(super) logit_scale: f32,
+    /// Names of the norms before attention and before the feed-forward layer.
+    pub(super) norms: [&'static str; 2],
+    /// Whether the output matrix is the embedding table where the configuration does not say.
+    pub(super) tied: bool,
+}
+
+/// The two halves of a layer.
+#[derive(Clone, Copy)]
+pub(super) enum Half {
+    Attention,
+    Ffn,
+}
+
+impl Half {
+    /// The name of its step, and the beginning of the names of its matrices.
+    pub(super) fn step(self, layer: u32) -> String {
+        match self {
+            Half::Attention => format!("layers.{layer}.attention"),
+            Half::Ffn => format!("layers.{layer}.ffn"),
+        }
+    }
 }
 
 /// Normalisation of queries and keys.
@@ -71,6 +94,8 @@ impl Decoder {
             embedding_scale: 1.0,
             residual_scale: 1.0,
             logit_scale: 1.0,
+            norms: ["input_layernorm", "post_attention_layernorm"],
+            tied: false,
         })
     }
 
@@ -87,29 +112,46 @@ impl Decoder {
         mut b: Builder<'_>,
         mut ffn: impl FnMut(&mut Builder<'_>, u32, &str, &str) -> Result<(Option<Routed>, Option<SharedFfn>)>,
     ) -> Result<Import> {
-        const TABLE: &str = "model.embed_tokens.weight";
-        let (width, vocab) = (self.width, config.size("vocab_size")?);
-        let embedding = b.embedding(TABLE, vocab, width, self.embedding_scale)?;
+        let embedding = self.embedding(&config, &mut b)?;
         let rotation = b.rotation(rope::rotation(&config, self.head_dim, self.theta)?);
         for i in 0..self.layers {
-            let prefix = format!("model.layers.{i}");
-            let step = format!("layers.{i}.attention");
-            let norm = b.rms(&format!("{step}.norm"), &format!("{prefix}.input_layernorm"), width, self.eps)?;
-            let work = Work::Attention(self.attention(&mut b, i, &step, &format!("{prefix}.self_attn"), rotation)?);
-            b.step(Step { scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
-
-            let step = format!("layers.{i}.ffn");
-            let norm = b.rms(&format!("{step}.norm"), &format!("{prefix}.post_attention_layernorm"), width, self.eps)?;
-            let (routed, shared) = ffn(&mut b, i, &step, &prefix)?;
-            let work = Work::Ffn(Ffn { shared });
-            b.step(Step { routed, scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
+            let attention = self.attention(&mut b, i, rotation)?;
+            self.push(&mut b, i, Half::Attention, None, Work::Attention(attention))?;
+            let (routed, shared) = ffn(&mut b, i, &Half::Ffn.step(i), &format!("model.layers.{i}"))?;
+            self.push(&mut b, i, Half::Ffn, routed, Work::Ffn(Ffn { shared }))?;
         }
+        self.finish(&config, b, embedding)
+    }
+
+    /// The embedding, with its table.
+    pub(super) fn embedding(&self, config: &Config<'_>, b: &mut Builder<'_>) -> Result<Embedding> {
+        b.embedding(TABLE, config.size("vocab_size")?, self.width, self.embedding_scale)
+    }
+
+    /// Adds one half of a layer to the plan.
+    pub(super) fn push(&self, b: &mut Builder<'_>, layer: u32, half: Half, routed: Option<Routed>, work: Work) -> Result<()> {
+        let norm = self.norm(b, layer, half)?;
+        b.step(Step { routed, scale: self.residual_scale, ..Step::new(half.step(layer), Some(norm), work) });
+        Ok(())
+    }
+
+    /// The norm before one half of a layer.
+    pub(super) fn norm(&self, b: &mut Builder<'_>, layer: u32, half: Half) -> Result<Norm> {
+        let name = self.norms[half as usize];
+        b.rms(&format!("{}.norm", half.step(layer)), &format!("model.layers.{layer}.{name}"), self.width, self.eps)
+    }
+
+    /// The finished model.
+    pub(super) fn finish(self, config: &Config<'_>, mut b: Builder<'_>, embedding: Embedding) -> Result<Import> {
+        let (width, vocab) = (self.width, config.size("vocab_size")?);
         let norm = b.rms("head.norm", "model.norm", width, self.eps)?;
-        let output = b.output(&embedding, config.flag("tie_word_embeddings", false)?, TABLE, vocab, width)?;
+        let output = b.output(&embedding, config.flag("tie_word_embeddings", self.tied)?, TABLE, vocab, width)?;
         b.finish(width, vocab, config.context()?, embedding, Head { norm, output, scale: self.logit_scale })
     }
 
-    fn attention(&self, b: &mut Builder<'_>, layer: u32, step: &str, prefix: &str, rotation: u32) -> Result<Attention> {
+    /// The attention of a layer, nothing of which is routed.
+    pub(super) fn attention(&self, b: &mut Builder<'_>, layer: u32, rotation: u32) -> Result<Attention> {
+        let (step, prefix) = (Half::Attention.step(layer), format!("model.layers.{layer}.self_attn"));
         let Decoder { width, heads, kv_heads, head_dim, qkv_bias, .. } = *self;
         let (q, kv) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
         let mut linear = |part: &str, rows, cols, bias| {
@@ -125,8 +167,8 @@ impl Decoder {
         Ok(Attention {
             scale: self.attention_scale,
             clip: self.clip,
-            q_norm: self.qk_norm(b, step, prefix, "q_norm", q)?,
-            k_norm: self.qk_norm(b, step, prefix, "k_norm", kv)?,
+            q_norm: self.qk_norm(b, &step, &prefix, "q_norm", q)?,
+            k_norm: self.qk_norm(b, &step, &prefix, "k_norm", kv)?,
             rotation: Some(rotation),
             window: self.windows.get(layer as usize).copied().flatten(),
             ..Attention::new((heads, head_dim), parts, b.state(State::new(kv_heads, head_dim)))

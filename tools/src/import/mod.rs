@@ -3,19 +3,26 @@
 //! An importer is a pure function of `config.json` and of the names and shapes of tensors, so it can be tested without weights, and the
 //! writer can stream. This is the only place that knows families by name.
 
+mod blockffn;
 mod builder;
+mod coe;
 mod config;
 mod decoder;
+mod dynamic_moe;
 mod encode;
 mod experts;
 mod granite;
 mod jetmoe;
+mod llama_moe_v2;
 mod mixtral;
 mod mla;
 mod moduleformer;
+mod mom;
+mod mom_router;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod rmoe;
 mod rope;
 mod slice;
 mod source;
@@ -75,11 +82,23 @@ pub(crate) enum Usage {
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
+/// Families that took another's `model_type`, and keys that only they have.
+const NAMESAKES: [(&str, &[&str], &str); 2] = [
+    ("llama", &["num_experts", "top_p_threshold"], "dynamic_moe"),
+    ("mixtral", &["scale_factor", "num_moe_contract_layers", "use_attn_moe"], "llama_moe_v2"),
+];
+
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 8] = [
+const FAMILIES: [(&str, Importer); 14] = [
+    ("coe_deepseekv2", coe::import),
+    ("dynamic_moe", dynamic_moe::import),
+    ("gpt2-mot", mom::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("llama_moe_rnn", rmoe::import),
+    ("llama_moe_v2", llama_moe_v2::import),
+    ("minicpm", blockffn::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
@@ -94,6 +113,8 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
     };
+    let namesake = |(name, keys, _): &&(&str, &[&str], &str)| *name == model_type && keys.iter().any(|k| config.get(k).is_some());
+    let model_type = NAMESAKES.iter().find(namesake).map_or(model_type, |n| n.2);
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };
