@@ -5,16 +5,38 @@ use hotset::plan::{Activation, Expert, Ffn, Linear, Norm, Routed, Router, Rule, 
 
 use super::builder::Builder;
 use super::config::Config;
-use super::decoder::{Decoder, Half};
+use super::decoder::{Decoder, Half, Layer};
 use super::mla::Mla;
-use super::{Import, Slice, rope};
+use super::{Import, Slice};
 use crate::failure::{Failure, Result};
 
 /// The published code builds the norms within latent attention without an epsilon.
 const INNER_EPS: f32 = 1e-6;
 
+/// The published code writes the keys of all its layers into every file.
+const KEYS_OF_OTHERS: [&str; 17] = [
+    "block_implementation",
+    "expert_size",
+    "ffn_gated",
+    "intermediate_size",
+    "kv_lora_rank",
+    "moe_routing_strategy",
+    "moe_top_k",
+    "moe_top_p",
+    "norm_after_router",
+    "norm_scale",
+    "num_experts",
+    "num_shared_experts",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "router_act",
+    "v_head_dim",
+];
+
 pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let decoder = Decoder::read(&config, 1e-6)?;
+    config.ignore(&KEYS_OF_OTHERS);
     let (width, bias) = (decoder.width, config.flag("attention_bias", false)?);
     let decoder = Decoder {
         qkv_bias: bias,
@@ -22,7 +44,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         embedding_scale: config.number_or("scale_emb", 1.0)?,
         residual_scale: config.number_or("scale_depth", 1.0)? / (decoder.layers as f32).sqrt(),
         logit_scale: config.number_or("dim_model_base", 1.0)? / width as f32,
-        tied: true,
+        tied: config.flag("tie_word_embeddings", true)?,
         ..decoder
     };
     let mla = match config.text("attention_type")?.unwrap_or("vanilla") {
@@ -38,15 +60,16 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let ffn = FfnKind::read(&config, width)?;
 
     let embedding = decoder.embedding(&config, &mut b)?;
-    let rotated = mla.map_or(decoder.head_dim, |m| m.rotated);
-    let rotation = b.rotation(rope::rotation(&config, rotated, decoder.theta)?);
+    let decoder = Decoder { head_dim: mla.map_or(decoder.head_dim, |m| m.rotated), ..decoder };
+    let rotation = decoder.rotation(&config, &mut b)?;
     for i in 0..decoder.layers {
+        let (step, layer) = (Half::Mix.step(i), format!("model.layers.{i}"));
         let attention = match &mla {
-            Some(mla) => mla.attention(&mut b, &Half::Attention.step(i), &format!("model.layers.{i}.self_attn"), rotation)?,
-            None => decoder.attention(&mut b, i, rotation)?,
+            Some(mla) => mla.attention(&mut b, &step, &format!("{layer}.self_attn"), rotation)?,
+            None => decoder.attention(&mut b, Layer { number: i, step: &step, prefix: &layer, rotation })?,
         };
-        decoder.push(&mut b, i, Half::Attention, None, Work::Attention(attention))?;
-        let (routed, shared) = ffn.parts(&mut b, &Half::Ffn.step(i), &format!("model.layers.{i}.mlp"))?;
+        decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
+        let (routed, shared) = ffn.parts(&mut b, &Half::Ffn.step(i), &format!("{layer}.mlp"))?;
         decoder.push(&mut b, i, Half::Ffn, routed, Work::Ffn(Ffn { shared }))?;
     }
     decoder.finish(&config, b, embedding)
@@ -69,14 +92,12 @@ impl FfnKind {
             "block_linear" => Ok(FfnKind::Blocks(Blocks::read(config, width, activation, false)?)),
             "moe" => {
                 let hidden = config.size("intermediate_size")?;
-                let shared = config.number("num_shared_experts")?.filter(|n| *n != 0.0);
-                let shared = if shared.is_some() { Some(config.size("num_shared_experts")?) } else { None };
-                let all = config.size("num_experts")?;
-                let Some(experts) = all.checked_sub(shared.unwrap_or(0)).filter(|n| *n > 0) else {
+                let (all, shared) = (config.size("num_experts")?, config.count("num_shared_experts", 0)?);
+                let Some(experts) = all.checked_sub(shared).filter(|n| *n > 0) else {
                     return Err(Failure::new(format!("config.json: num_experts is {all}; num_shared_experts leaves none to route")));
                 };
-                let (transform, select, weigh) = strategy(config, shared.is_some())?;
-                let shared = shared.map(|n| dense(n.saturating_mul(hidden)));
+                let (transform, select, weigh) = strategy(config, shared > 0)?;
+                let shared = (shared > 0).then(|| dense(shared.saturating_mul(hidden)));
                 Ok(FfnKind::Mixture(Mixture { width, hidden, experts, activation, transform, select, weigh, shared }))
             }
             other => Err(config.unsupported("ffn_type", &format!("{other:?}"))),
@@ -126,19 +147,15 @@ struct Blocks {
 
 impl Blocks {
     fn read(config: &Config<'_>, width: u32, activation: Activation, stacked: bool) -> Result<Blocks> {
-        if let Some(act) = config.text("router_act")?.filter(|a| *a != "relu") {
-            return Err(config.unsupported("router_act", &format!("{act:?}")));
-        }
+        config.one_of("router_act", &["relu"])?;
         // The kernel computes the same; the others drop negative weights and name their tensors differently.
-        if let Some(form) = config.text("block_implementation")?.filter(|f| !["torch", "kernel"].contains(f)) {
-            return Err(config.unsupported("block_implementation", &format!("{form:?}")));
-        }
+        config.one_of("block_implementation", &["torch", "kernel"])?;
         let scale = config.number_or("norm_scale", 1.0)?;
         let (weigh, norm) = match config.text("norm_after_router")?.unwrap_or("sum") {
             "none" => (Weigh::by(Value::Logit), None),
             "rms" => (Weigh::by(Value::Logit), Some(config.number_or("rms_norm_eps", 1e-6)?)),
             // v / (Σ v · scale + 1e-5)
-            "sum" if scale > 0.0 => (Weigh { by: Value::Logit, normalise: true, epsilon: 1e-5 / scale, scale: 1.0 / scale }, None),
+            "sum" if scale > 0.0 => (Weigh { normalise: true, epsilon: 1e-5 / scale, scale: 1.0 / scale, ..Weigh::by(Value::Logit) }, None),
             "sum" => return Err(Failure::new(format!("config.json: norm_scale is {scale}; expected a positive number"))),
             other => return Err(config.unsupported("norm_after_router", &format!("{other:?}"))),
         };

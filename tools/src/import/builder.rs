@@ -54,6 +54,11 @@ impl<'a> Builder<'a> {
         self.used.insert(tensor.to_owned());
     }
 
+    /// Leaves out all tensors whose name begins with `prefix`.
+    pub(super) fn ignore_all(&mut self, prefix: &str) {
+        self.used.extend(self.tensors.range(prefix.to_owned()..).map(|(n, _)| n).take_while(|n| n.starts_with(prefix)).cloned());
+    }
+
     /// The checkpoint's tensor `name`, which must have the shape `dims`.
     pub(super) fn tensor(&mut self, name: &str, dims: &[u32]) -> Result<Slice> {
         let Some(tensor) = self.tensors.get(name) else {
@@ -185,7 +190,21 @@ impl<'a> Builder<'a> {
                 "the checkpoint holds the tensor {first:?}{more}, which its config.json does not account for; converting it would lose them"
             )));
         }
-        let plan = Plan { version: VERSION, width, vocab, context, embedding, streams, memories, rotations, pools, states, steps, head };
+        let plan = Plan {
+            version: VERSION,
+            width,
+            vocab,
+            context,
+            embedding,
+            streams,
+            memories,
+            rotations,
+            pools,
+            states,
+            steps,
+            head,
+            adapter: None,
+        };
         Ok(Import { plan, dense: self.dense, experts: self.experts })
     }
 }

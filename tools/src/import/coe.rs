@@ -18,16 +18,30 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let chain = Chain::read(&config)?;
     let decoder = Decoder::read(&config, 1e-6)?;
     let mla = Mla::read(&config, decoder.width, decoder.heads, INNER_EPS)?;
+    one_rule_for_amplitude(&config)?;
     let embedding = decoder.embedding(&config, &mut b)?;
-    let rotation = b.rotation(rope::rotation(&config, mla.rotated, decoder.theta)?);
+    let mla = Mla { scale: mla.scale * rope::softmax_scale(&config)?, ..mla };
+    let decoder = Decoder { head_dim: mla.rotated, ..decoder };
+    let rotation = decoder.rotation(&config, &mut b)?;
     let beside = b.stream(Stream { width: decoder.width, embedding: None });
     for i in 0..decoder.layers {
-        let attention = mla.attention(&mut b, &Half::Attention.step(i), &format!("model.layers.{i}.self_attn"), rotation)?;
-        decoder.push(&mut b, i, Half::Attention, None, Work::Attention(attention))?;
-        let norm = decoder.norm(&mut b, i, Half::Ffn)?;
+        let attention = mla.attention(&mut b, &Half::Mix.step(i), &format!("model.layers.{i}.self_attn"), rotation)?;
+        decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
+        let norm = decoder.layer_norm(&mut b, i, Half::Ffn)?;
         chain.layer(&mut b, &Half::Ffn.step(i), norm, &format!("model.layers.{i}.mlp"), beside)?;
     }
     decoder.finish(&config, b, embedding)
+}
+
+/// Where YaRN is given one of its two weights alone, the published code's amplitude is not the usual one.
+fn one_rule_for_amplitude(config: &Config<'_>) -> Result<()> {
+    let Some(rope) = config.inner("rope_scaling")? else { return Ok(()) };
+    let weight = |key: &str| Ok::<_, Failure>(rope.number(key)?.filter(|w| *w != 0.0));
+    match (weight("mscale")?, weight("mscale_all_dim")?) {
+        (None | Some(1.0), None) | (Some(_), Some(_)) => Ok(()),
+        (Some(_), None) => Err(rope.unsupported("mscale", "an amplitude without mscale_all_dim")),
+        (None, Some(_)) => Err(rope.unsupported("mscale_all_dim", "a scale without mscale")),
+    }
 }
 
 /// How a sparse layer iterates.
@@ -47,15 +61,15 @@ struct Chain {
 
 impl Chain {
     fn read(config: &Config<'_>) -> Result<Chain> {
-        if config.number("first_k_dense_replace")?.unwrap_or(0.0) != 0.0 {
+        if config.count("first_k_dense_replace", 0)? != 0 {
             return Err(config.unsupported("first_k_dense_replace", "dense layers"));
         }
-        if config.size_opt("moe_layer_freq")?.unwrap_or(1) != 1 {
+        if config.count("moe_layer_freq", 1)? != 1 {
             return Err(config.unsupported("moe_layer_freq", "dense layers"));
         }
-        if let Some(scores) = config.text("scoring_func")?.filter(|s| *s != "softmax") {
-            return Err(config.unsupported("scoring_func", &format!("{scores:?}")));
-        }
+        config.one_of("scoring_func", &["softmax"])?;
+        // Of dense layers; of groups where there are none; the scaling of weights that are renormalised; a debugging aid.
+        config.ignore(&["intermediate_size", "n_group", "topk_group", "routed_scaling_factor", "save_routing_logits"]);
         let k = config.size("num_experts_per_tok")?;
         let groups = match config.text("topk_method")?.unwrap_or("greedy") {
             "greedy" => None,
@@ -99,7 +113,7 @@ impl Chain {
         let shared: Option<SharedFfn> = match self.shared {
             Some(n) => {
                 let sizes = Gated { hidden: hidden.saturating_mul(n), ..self.sizes };
-                Some(gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_experts"), sizes)?)
+                Some(gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_experts"), sizes, false)?)
             }
             None => None,
         };

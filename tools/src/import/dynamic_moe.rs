@@ -5,14 +5,15 @@ use hotset::plan::{Ffn, Rotation, Routed, Router, Rule, Score, Select, Value, We
 use super::Import;
 use super::builder::Builder;
 use super::config::Config;
-use super::decoder::{Decoder, Half};
+use super::decoder::{Decoder, Half, Layer, Names};
 use super::experts::{Gated, gated_ffn};
 use crate::failure::{Failure, Result};
 
 pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let decoder = Decoder::read(&config, 1e-6)?;
     // The published code reads neither the number of key heads nor anything about the rotation.
-    let decoder = Decoder { kv_heads: decoder.heads, norms: ["input_norm", "post_attention_norm"], ..decoder };
+    let names = Names { attention_norm: "input_norm", ffn_norm: "post_attention_norm", ..decoder.names };
+    let decoder = Decoder { kv_heads: decoder.heads, names, ..decoder };
     let frequencies = (0..decoder.head_dim / 2).map(|i| 1.0 / 1e4f32.powf(2.0 * i as f32 / decoder.head_dim as f32));
     let rotation = b.rotation(Rotation::new(frequencies.collect(), 1.0));
     let sizes = Gated {
@@ -21,6 +22,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         experts: config.size("num_experts")?,
         activation: config.activation("hidden_act")?,
     };
+    config.ignore(&["experts_topk"]); // of another way to route
     let p = config.number_or("top_p_threshold", 0.4)?;
     if p < 0.0 {
         return Err(Failure::new(format!("config.json: top_p_threshold is {p}; expected a number from 0 on")));
@@ -28,9 +30,10 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let every = config.size_opt("expert_frequency")?.unwrap_or(2);
     let embedding = decoder.embedding(&config, &mut b)?;
     for i in 0..decoder.layers {
-        let attention = decoder.attention(&mut b, i, rotation)?;
-        decoder.push(&mut b, i, Half::Attention, None, Work::Attention(attention))?;
-        let (step, prefix) = (Half::Ffn.step(i), format!("model.layers.{i}.mlp"));
+        let (step, layer) = (Half::Mix.step(i), format!("model.layers.{i}"));
+        let attention = decoder.attention(&mut b, Layer { number: i, step: &step, prefix: &layer, rotation })?;
+        decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
+        let (step, prefix) = (Half::Ffn.step(i), format!("{layer}.mlp"));
         let (mut routed, mut shared) = (None, None);
         if i.is_multiple_of(every) {
             let score =
@@ -40,7 +43,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
             let select = Select { by: Value::Softmax, bias: None, groups: None, rule: Rule::TopP { p } };
             routed = Some(Routed { pool, router: Router::new(score, select, Weigh::by(Value::Softmax)) });
         } else {
-            shared = Some(gated_ffn(&mut b, &format!("{step}.dense"), &format!("{prefix}.mlp"), sizes)?);
+            shared = Some(gated_ffn(&mut b, &format!("{step}.dense"), &format!("{prefix}.mlp"), sizes, false)?);
         }
         decoder.push(&mut b, i, Half::Ffn, routed, Work::Ffn(Ffn { shared }))?;
     }

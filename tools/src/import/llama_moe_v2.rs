@@ -1,19 +1,19 @@
 //! LLaMA-MoE v2: a dense model cut into experts. Their outputs are scaled up to make good for those not taken, some layers stay dense, and
 //! attention may be cut too: head groups with keys and values of their own, which only their own tokens write.
 
-use hotset::plan::{Attention, Expert, Ffn, Linear, Part, Routed, Score, SharedFfn, State, Work};
+use hotset::plan::{Attention, Expert, Ffn, Part, Routed, Score, State, Work};
 
 use super::builder::Builder;
 use super::config::Config;
-use super::decoder::{Decoder, Half};
-use super::experts::{Gated, top_k};
-use super::{Import, Source, rope};
+use super::decoder::{Decoder, Half, Layer};
+use super::experts::{Gated, gated_ffn_of, top_k};
+use super::{Import, Source};
 use crate::failure::{Failure, Result};
 
 pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
-    if let Some(kind) = config.text("moe_type")?.filter(|k| *k != "modulelist") {
-        return Err(config.unsupported("moe_type", &format!("{kind:?}")));
-    }
+    config.one_of("moe_type", &["modulelist"])?;
+    // How the published code computes attention, a loss of training, and attention experts where there are none.
+    config.ignore(&["attn_implementation", "use_layer_wise_balance", "attn_experts", "top_k_attn", "scale_factor_attn"]);
     let window = config.size_opt("sliding_window")?;
     let decoder = Decoder { theta: 1e6, ..Decoder::read(&config, 1e-5)?.window(window) };
     let experts = Experts {
@@ -29,48 +29,41 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     };
     let residual = config.size_opt("intermediate_size_residual")?;
     let groups = if config.flag("use_attn_moe", false)? { Some(HeadGroups::read(&config, &decoder, window, experts.bias)?) } else { None };
-    let ends = config.number("num_moe_contract_layers")?.unwrap_or(0.0);
+    let ends = config.count("num_moe_contract_layers", 0)?;
 
     let embedding = decoder.embedding(&config, &mut b)?;
-    let rotation = b.rotation(rope::rotation(&config, decoder.head_dim, decoder.theta)?);
+    let rotation = decoder.rotation(&config, &mut b)?;
     for i in 0..decoder.layers {
+        let (step, layer) = (Half::Mix.step(i), format!("model.layers.{i}"));
         let (routed, attention) = match &groups {
             Some(groups) => {
-                let prefix = format!("model.layers.{i}.self_attn");
-                let (routed, attention) = groups.attention(&mut b, &Half::Attention.step(i), &prefix, rotation)?;
+                let (routed, attention) = groups.attention(&mut b, &step, &format!("{layer}.self_attn"), rotation)?;
                 (Some(routed), attention)
             }
-            None => (None, decoder.attention(&mut b, i, rotation)?),
+            None => (None, decoder.attention(&mut b, Layer { number: i, step: &step, prefix: &layer, rotation })?),
         };
-        decoder.push(&mut b, i, Half::Attention, routed, Work::Attention(attention))?;
+        decoder.push(&mut b, i, Half::Mix, routed, Work::Attention(attention))?;
 
-        let (step, layer) = (Half::Ffn.step(i), format!("model.layers.{i}"));
-        let prefix = format!("{layer}.block_sparse_moe");
+        let (step, prefix) = (Half::Ffn.step(i), format!("{layer}.block_sparse_moe"));
         let (mut routed, mut shared) = (None, None);
-        if f64::from(i) >= ends && f64::from(i) < f64::from(decoder.layers) - ends {
+        if i >= ends && i < decoder.layers.saturating_sub(ends) {
             routed = Some(experts.routed(&mut b, &step, &prefix)?);
             if let Some(hidden) = residual {
                 let sizes = Gated { hidden, ..experts.sizes };
-                shared = Some(dense(&mut b, &format!("{step}.residual"), &format!("{layer}.mlp_residual"), sizes)?);
+                let prefix = format!("{layer}.mlp_residual");
+                shared = Some(gated_ffn_of(&mut b, &format!("{step}.residual"), &prefix, NAMES, sizes, false)?);
             }
         } else {
             let sizes = Gated { hidden: experts.sizes.hidden.saturating_mul(experts.sizes.experts), ..experts.sizes };
-            shared = Some(dense(&mut b, &format!("{step}.dense"), &prefix, sizes)?);
+            shared = Some(gated_ffn_of(&mut b, &format!("{step}.dense"), &prefix, NAMES, sizes, false)?);
         }
         decoder.push(&mut b, i, Half::Ffn, routed, Work::Ffn(Ffn { shared }))?;
     }
     decoder.finish(&config, b, embedding)
 }
 
-/// An always-on part with the names of Mixtral's experts.
-fn dense(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<SharedFfn> {
-    let Gated { width, hidden, activation, .. } = sizes;
-    let mut linear = |part: &str, tensor: &str, rows, cols| -> Result<Linear> {
-        b.linear(&format!("{name}.{part}"), &format!("{prefix}.{tensor}"), rows, cols, false)
-    };
-    let (gate, up) = (Some(linear("gate", "w1", hidden, width)?), linear("up", "w3", hidden, width)?);
-    Ok(SharedFfn { gate, up, down: linear("down", "w2", width, hidden)?, activation, weigh: None })
-}
+/// Gate, up and down, as Mixtral's experts name them.
+const NAMES: [&str; 3] = ["w1", "w3", "w2"];
 
 /// The experts of feed-forward layers.
 struct Experts {

@@ -5,7 +5,8 @@ use hotset::plan::{Attention, Latent, Linear, Name, Norm, Part, State};
 use super::builder::Builder;
 use super::config::Config;
 use super::slice::Slice;
-use super::{Shape, Source, Usage};
+use super::turned::{self, Heads};
+use super::{Source, Usage};
 use crate::failure::Result;
 
 /// Sizes and habits of one model's attention.
@@ -83,26 +84,14 @@ impl Mla {
         Ok(Part::LowRank { down, norm, up })
     }
 
-    /// A linear layer of `heads · (first + R)` rows; of each head the rotated rows, which follow the `first`, are brought into halves.
-    fn turned(&self, b: &mut Builder<'_>, name: &str, tensor: &str, (heads, first): (u32, u32), cols: u32, bias: bool) -> Result<Linear> {
-        let head = first + self.rotated;
-        let rows = heads.saturating_mul(head);
-        let weight = b.tensor(&format!("{tensor}.weight"), &[rows, cols])?;
-        let bias = if bias { Some(b.tensor(&format!("{tensor}.bias"), &[rows])?) } else { None };
-        // For each head: first and last row, and how far apart.
-        let ranges = (0..heads).flat_map(|h| {
-            let (start, end) = (h * head, (h + 1) * head);
-            let turned = start + first;
-            if self.adjacent { vec![(start..turned, 1), (turned..end, 2), (turned + 1..end, 2)] } else { vec![(start..end, 1)] }
-        });
-        let ranges: Vec<_> = ranges.map(|(range, step)| (range.len().div_ceil(step) as u32, range, step)).collect();
-        let stack = ranges.iter().map(|(n, range, step)| (*n, weight.rows_by(range.clone(), *step).into())).collect();
-        let weight = b.matrix(format!("{name}.weight"), Usage::Weight, Source::Stack(stack), rows, cols);
-        let bias = bias.map(|bias| {
-            let chain = ranges.iter().map(|(n, range, step)| (*n, bias.columns_by(range.clone(), *step).into())).collect();
-            b.store(format!("{name}.bias"), Shape::Vector { len: rows }, Usage::Weight, Source::Chain(chain))
-        });
-        Ok(Linear { weight, bias })
+    /// A linear layer of `count · (first + R)` rows; of each head the last `R` turn.
+    fn turned(&self, b: &mut Builder<'_>, name: &str, prefix: &str, (count, first): (u32, u32), cols: u32, bias: bool) -> Result<Linear> {
+        let heads = Heads { count, first, turned: self.rotated };
+        if self.adjacent {
+            turned::linear(b, name, prefix, heads, cols, bias)
+        } else {
+            b.linear(name, prefix, count.saturating_mul(first + self.rotated), cols, bias)
+        }
     }
 
     /// What leads from heads to the latent and back: of each head `[N + V, L]`, the keys' rows and the values'.

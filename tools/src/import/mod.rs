@@ -4,15 +4,21 @@
 //! writer can stream. This is the only place that knows families by name.
 
 mod blockffn;
+mod bookkeeping;
 mod builder;
 mod coe;
 mod config;
 mod decoder;
+mod deepseek;
 mod dynamic_moe;
 mod encode;
+mod ernie4_5_moe;
 mod experts;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
 mod jetmoe;
+mod lfm2_moe;
 mod llama_moe_v2;
 mod mixtral;
 mod mla;
@@ -20,12 +26,14 @@ mod moduleformer;
 mod mom;
 mod mom_router;
 mod olmoe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rmoe;
 mod rope;
 mod slice;
 mod source;
+mod turned;
 
 #[cfg(test)]
 mod tests;
@@ -39,9 +47,9 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
-use config::Config;
+use config::{Config, Read};
 
-pub(crate) use encode::{Options, write};
+pub(crate) use encode::{DEFAULT, Options, write};
 use slice::Slice;
 use source::Source;
 
@@ -89,26 +97,34 @@ const NAMESAKES: [(&str, &[&str], &str); 2] = [
 ];
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 14] = [
+const FAMILIES: [(&str, Importer); 21] = [
     ("coe_deepseekv2", coe::import),
+    ("deepseek_v2", deepseek::import_v2),
+    ("deepseek_v3", deepseek::import_v3),
     ("dynamic_moe", dynamic_moe::import),
+    ("ernie4_5_moe", ernie4_5_moe::import),
+    ("glm4_moe", glm4_moe::import),
     ("gpt2-mot", mom::import),
+    ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("lfm2_moe", lfm2_moe::import),
     ("llama_moe_rnn", rmoe::import),
     ("llama_moe_v2", llama_moe_v2::import),
     ("minicpm", blockffn::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
+    ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
 pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
-    let config = Config::new(config);
+    let read = Read::default();
+    let config = Config::new(config, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
@@ -118,9 +134,13 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "already quantised weights"));
+    // Importers that take blocks of mxfp4 find them by their names.
+    if let Some(quantisation) = config.get("quantization_config")
+        && quantisation.get("quant_method").and_then(Value::as_str) != Some("mxfp4")
+    {
+        return Err(config.unsupported("quantization_config", "weights quantised in a way other than mxfp4"));
     }
     let import = importer(config, Builder::new(tensors))?;
+    config.nothing_unread()?;
     Ok((family, import))
 }

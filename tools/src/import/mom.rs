@@ -15,10 +15,14 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let modules = Modules::read(&config)?;
     let (width, vocab, positions) = (modules.width, config.size("vocab_size")?, config.size("n_positions")?);
     let router = RouterKind::read(&config, width)?;
+    // A check and losses of training, heads for other tasks, and options of the original that this model turns off.
+    config.ignore(&["bind_ffn_attn", "depthwise_bal_loss", "depth_multiplier", "n_layer", "n_ctx"]);
+    config.ignore(&["summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"]);
+    config.ignore(&["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"]);
     let (attentions, ffns) = (config.size("num_attn")?, config.size("num_ffn")?);
     let steps = match config.size_opt("depth_per_chunk")? {
-        Some(n) => n,
-        None => (f64::from(ffns) * config.number("depth_multiplier")?.unwrap_or(4.0)).clamp(0.0, 4096.0) as u32,
+        Some(n) => n.min(MOST),
+        None => (f64::from(ffns) * config.number("depth_multiplier")?.unwrap_or(4.0)).clamp(0.0, f64::from(MOST)) as u32,
     };
 
     let mut embedding = b.embedding(TABLE, vocab, width, 1.0)?;
@@ -42,13 +46,13 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     b.finish(width, vocab, Some(positions), embedding, Head { norm, output, scale: 1.0 })
 }
 
+/// More of anything than a plan may have steps.
+const MOST: u32 = 1 << 15;
+
 /// The checkpoint's layers in order: whether each consists of pools.
 fn layers(config: &Config<'_>) -> Result<Vec<bool>> {
-    let count = |key: &str, least: f64| match config.number(key)? {
-        Some(0.0) if least == 0.0 => Ok(0),
-        _ => config.layers(key).map(|n| n as usize),
-    };
-    let (bottom, chunks, top) = (count("num_bottom_layers", 0.0)?, count("chunks", 1.0)?, count("num_top_layers", 0.0)?);
+    let count = |key: &str, default| config.count(key, default).map(|n| n.min(MOST) as usize);
+    let (bottom, chunks, top) = (count("num_bottom_layers", 1)?, count("chunks", 4)?, count("num_top_layers", 2)?);
     let chunk: &[bool] = if config.flag("require_anchor_layer", true)? { &[true, false] } else { &[true] };
     Ok([vec![false; bottom], chunk.repeat(chunks), vec![false; top]].concat())
 }

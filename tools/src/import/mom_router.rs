@@ -60,6 +60,7 @@ impl RouterKind {
         if config.flag("use_ste", false)? && !(softmax && k == 1 && !all) {
             return Err(config.unsupported("use_ste", "the signs of weights"));
         }
+        config.ignore(&["routing_top_k"]);
         let by = match (softmax, all) {
             (false, _) => Value::Logit,
             (true, false) => Value::SoftmaxSelected,

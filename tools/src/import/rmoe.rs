@@ -4,9 +4,9 @@ use hotset::plan::{Cell, Ffn, Linear, Score, Step, Work};
 
 use super::builder::Builder;
 use super::config::Config;
-use super::decoder::{Decoder, Half};
+use super::decoder::{Decoder, Half, Layer};
 use super::experts::{Gated, gated_ffn, top_k};
-use super::{Import, Shape, Source, Usage, rope};
+use super::{Import, Shape, Source, Usage};
 use crate::failure::{Failure, Result};
 
 pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
@@ -25,6 +25,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         activation: config.activation("hidden_act")?,
     };
     let k = config.size("num_experts_per_tok")?;
+    // Of a shared part where there is none, and of a recurrent router.
+    config.ignore(&["moe_weight", "share_weight", "moe_share_expert_intermediate_size", "moe_router_rnn_hidden_size"]);
     let biased = config.flag("add_moe_bias", false)?;
     // With an always-on part either side has a weight; without it there is none.
     let with_shared = config.flag("add_moe_share_expert", false)?;
@@ -34,20 +36,21 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let gate = Gate::read(&config, &mut b, sizes)?;
 
     let embedding = decoder.embedding(&config, &mut b)?;
-    let rotation = b.rotation(rope::rotation(&config, decoder.head_dim, decoder.theta)?);
+    let rotation = decoder.rotation(&config, &mut b)?;
     for i in 0..decoder.layers {
-        let attention = decoder.attention(&mut b, i, rotation)?;
-        decoder.push(&mut b, i, Half::Attention, None, Work::Attention(attention))?;
+        let (step, layer) = (Half::Mix.step(i), format!("model.layers.{i}"));
+        let attention = decoder.attention(&mut b, Layer { number: i, step: &step, prefix: &layer, rotation })?;
+        decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
 
-        let (step, layer) = (Half::Ffn.step(i), format!("model.layers.{i}"));
-        let norm = decoder.norm(&mut b, i, Half::Ffn)?;
+        let step = Half::Ffn.step(i);
+        let norm = decoder.layer_norm(&mut b, i, Half::Ffn)?;
         let prefix = format!("{layer}.block_sparse_moe");
         let score = gate.score(&mut b, &format!("{step}.router"), &prefix)?;
         let pool = sizes.pool(&mut b, &format!("{step}.experts"), &format!("{prefix}.experts"), ["w1", "w3", "w2"])?;
         let mut routed = top_k(pool, score, k, true);
         routed.router.weigh.scale = routed_weight;
         let shared = if with_shared {
-            let shared = gated_ffn(&mut b, &format!("{step}.shared"), &format!("{layer}.mlp_share"), shared_sizes)?;
+            let shared = gated_ffn(&mut b, &format!("{step}.shared"), &format!("{layer}.mlp_share"), shared_sizes, false)?;
             b.scale(&shared.down.weight, shared_weight);
             Some(shared)
         } else {

@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Slice {
     pub(crate) tensor: String,
-    /// Part along the first of three axes: the expert.
+    /// Part along the first axis: the expert.
     index: Option<usize>,
     /// Rows and columns of what is left, as stored; absent means all.
     rows: Option<Every>,
@@ -87,6 +87,13 @@ impl Slice {
         let tensor = checkpoint.tensors().get(&self.tensor);
         let view = tensor.and_then(|t| self.view(t)?.rows(rows)).ok_or_else(|| self.absent())?;
         checkpoint.read(&self.tensor, view, out)
+    }
+
+    /// Reads rows `rows` of a matrix of bytes, row-major, to `out`.
+    pub(crate) fn read_bytes(&self, checkpoint: &Checkpoint, rows: Range<usize>, out: &mut [u8]) -> Result<()> {
+        let tensor = checkpoint.tensors().get(&self.tensor);
+        let view = tensor.and_then(|t| self.view(t)?.rows(rows)).ok_or_else(|| self.absent())?;
+        checkpoint.read_bytes(&self.tensor, view, out)
     }
 
     fn absent(&self) -> Failure {

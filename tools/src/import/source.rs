@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use hotset::codec::{E2M1, GROUP, e8m0};
+
 use super::slice::Slice;
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
@@ -47,6 +49,13 @@ pub(crate) enum Source {
         /// As many columns as the result.
         right: Slice,
     },
+    /// Microscaling blocks of 32 values in a row: 16 bytes, in each the value with the even index below, and a byte for their scale.
+    Mxfp4 {
+        /// Bytes, half as many columns as values.
+        blocks: Slice,
+        /// Bytes, a column for each block.
+        scales: Slice,
+    },
     /// Rows scaled to unit length, times the exponential of a tensor's only value.
     Directions {
         /// The rows.
@@ -66,7 +75,7 @@ impl Source {
     /// The tensor that holds the values, or the first of several, for messages.
     pub(crate) fn tensor(&self) -> &str {
         match self {
-            Source::Slice(slice) | Source::Directions { of: slice, .. } => &slice.tensor,
+            Source::Slice(slice) | Source::Directions { of: slice, .. } | Source::Mxfp4 { blocks: slice, .. } => &slice.tensor,
             Source::Columns { of: slice, .. } | Source::Image { matrix: slice, .. } | Source::Product { left: slice, .. } => &slice.tensor,
             Source::Constant(_) => "a constant",
             Source::Stack(parts) | Source::Chain(parts) => parts.first().map_or("nothing", |(_, s)| s.tensor()),
@@ -118,6 +127,7 @@ impl Source {
             }
             Source::Image { matrix, of, plus } => image(checkpoint, matrix, of, plus.as_ref(), out),
             Source::Product { left, right } => product(checkpoint, (left, right), rows, cols, out),
+            Source::Mxfp4 { blocks, scales } => mxfp4(checkpoint, (blocks, scales), rows, cols, out),
             Source::Directions { of, log_scale } => {
                 let mut scale = [0.0];
                 log_scale.read(checkpoint, 0..1, &mut scale)?;
@@ -129,6 +139,23 @@ impl Source {
                 Ok(())
             }
         }
+    }
+}
+
+fn mxfp4(checkpoint: &Checkpoint, (blocks, scales): (&Slice, &Slice), rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
+    let (mut nibbles, mut exponents) = (vec![0; out.len() / 2], vec![0; rows.len() * (cols / GROUP)]);
+    blocks.read_bytes(checkpoint, rows.clone(), &mut nibbles)?;
+    scales.read_bytes(checkpoint, rows, &mut exponents)?;
+    for ((out, bytes), exponent) in out.chunks_exact_mut(GROUP).zip(nibbles.chunks_exact(GROUP / 2)).zip(exponents) {
+        let scale = e8m0(exponent);
+        for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = E2M1[usize::from(byte & 15)] * scale;
+            pair[1] = E2M1[usize::from(byte >> 4)] * scale;
+        }
+    }
+    match out.iter().find(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(v) => Err(Failure::new(format!("tensor {:?} holds {v}; the checkpoint is damaged", blocks.tensor))),
     }
 }
 
