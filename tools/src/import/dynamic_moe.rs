@@ -1,12 +1,12 @@
 //! Dynamic MoE: a token takes the fewest experts whose probabilities sum to more than a threshold.
 
-use hotset::plan::{Ffn, Rotation, Routed, Router, Rule, Score, Select, Value, Weigh, Work};
+use hotset::plan::{Ffn, Routed, Router, Rule, Score, Select, Value, Weigh, Work};
 
-use super::Import;
 use super::builder::Builder;
 use super::config::Config;
 use super::decoder::{Decoder, Half, Layer, Names};
 use super::experts::{Gated, gated_ffn};
+use super::{Import, rope};
 use crate::failure::{Failure, Result};
 
 pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
@@ -14,8 +14,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     // The published code reads neither the number of key heads nor anything about the rotation.
     let names = Names { attention_norm: "input_norm", ffn_norm: "post_attention_norm", ..decoder.names };
     let decoder = Decoder { kv_heads: decoder.heads, names, ..decoder };
-    let frequencies = (0..decoder.head_dim / 2).map(|i| 1.0 / 1e4f32.powf(2.0 * i as f32 / decoder.head_dim as f32));
-    let rotation = b.rotation(Rotation::new(frequencies.collect(), 1.0));
+    let rotation = b.rotation(rope::plain(10_000.0, decoder.head_dim)?);
     let sizes = Gated {
         width: decoder.width,
         hidden: config.size("intermediate_size")?,

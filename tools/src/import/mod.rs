@@ -29,6 +29,7 @@ mod olmoe;
 mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod readme;
 mod rmoe;
 mod rope;
 mod slice;
@@ -91,13 +92,14 @@ pub(crate) enum Usage {
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
 /// Families that took another's `model_type`, and keys that only they have.
-const NAMESAKES: [(&str, &[&str], &str); 2] = [
+const NAMESAKES: [(&str, &[&str], &str); 3] = [
+    ("llama", &["add_cluster_predictor"], "readme"),
     ("llama", &["num_experts", "top_p_threshold"], "dynamic_moe"),
     ("mixtral", &["scale_factor", "num_moe_contract_layers", "use_attn_moe"], "llama_moe_v2"),
 ];
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 21] = [
+const FAMILIES: [(&str, Importer); 22] = [
     ("coe_deepseekv2", coe::import),
     ("deepseek_v2", deepseek::import_v2),
     ("deepseek_v3", deepseek::import_v3),
@@ -119,6 +121,7 @@ const FAMILIES: [(&str, Importer); 21] = [
     ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
+    ("readme", readme::import),
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
