@@ -7,7 +7,7 @@ use super::scratch::{Scratch, routes};
 use super::weights::{Weights, padded_rows};
 use crate::error::{Error, Result};
 use crate::model::{MAX_CANDIDATES, RunOptions};
-use crate::plan::{Plan, Work};
+use crate::plan::Plan;
 
 /// Makes buffers, or something that stands for them.
 pub(super) trait Maker {
@@ -80,8 +80,8 @@ impl<B> Memory<B> {
         let scratch = Scratch::new(device.binding, plan, options.context, &rows_of, make)?;
         let mut caches: Vec<Option<Cache<B>>> = plan.states.iter().map(|_| None).collect();
         for step in &plan.steps {
-            if let Work::Attention(a) = &step.work {
-                caches[a.state as usize] = Some(Cache::new(device.binding, plan, a, options, scratch.batch, make)?);
+            if let Some((state, cache)) = Cache::of_step(device.binding, plan, step, options, scratch.batch, make)? {
+                caches[state as usize] = Some(cache);
             }
         }
         let caches = caches.into_iter().map(|c| c.map_or_else(|| Cache::unused(make), Ok)).collect::<Result<Vec<_>>>()?;
