@@ -33,7 +33,7 @@ fn open(bundle: &Arc<Bundle>, options: &GpuOptions) -> GpuModel {
 }
 
 fn start(model: &GpuModel) -> Box<dyn Run> {
-    model.start(RunOptions { context: CONTEXT, slide: false, stick_epsilon: 0.0 }).unwrap()
+    model.start(RunOptions::new(CONTEXT)).unwrap()
 }
 
 fn paging(model: &GpuModel) -> Paging {
@@ -193,7 +193,7 @@ fn long_prompts_come_in_waves() {
         let tokens = support::Random::new(seed).tokens(300, bundle.plan().vocab);
         let say = |options: &GpuOptions| {
             let model = GpuModel::new(bundle.clone(), options)?;
-            let mut run = model.start(RunOptions { context: 300, slide: false, stick_epsilon: 0.0 })?;
+            let mut run = model.start(RunOptions::new(300))?;
             let Output::Logits(l) = run.forward(&tokens, Want::All)? else { panic!("no logits") };
             Ok::<_, Error>(l.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
         };
@@ -233,7 +233,7 @@ fn names_the_least(bundle: &Arc<Bundle>, policy: Policy) {
     let least = fail(1);
     assert_eq!(fail(least - 1), least);
     let model = open(bundle, &with(least));
-    let options = RunOptions { context: CONTEXT, slide: false, stick_epsilon: 0.0 };
+    let options = RunOptions::new(CONTEXT);
     let more = least_of(model.start(options).err().unwrap());
     assert!(more > least);
     assert_eq!(least_of(model.set_budget(least - 1).unwrap_err()), least);

@@ -23,7 +23,7 @@ fn any() -> GpuOptions {
 }
 
 fn options(context: usize) -> RunOptions {
-    RunOptions { context, slide: false, stick_epsilon: 0.0 }
+    RunOptions::new(context)
 }
 
 fn logits(run: &mut dyn Run, tokens: &[u32]) -> Vec<f32> {
@@ -107,7 +107,7 @@ fn sliding_windows_equal_the_reference() {
     for seed in [2, 3, 7] {
         let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::F32));
         let tokens = support::Random::new(seed).tokens(60, bundle.plan().vocab);
-        let sliding = RunOptions { context: 9, slide: true, stick_epsilon: 0.0 };
+        let sliding = RunOptions { slide: true, ..RunOptions::new(9) };
         let mut reference = ReferenceModel::new(bundle.clone()).start(sliding).unwrap();
         let want = logits(&mut *reference, &tokens);
         let model = gpu(&bundle, &any());

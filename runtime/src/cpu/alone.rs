@@ -33,7 +33,7 @@ impl Experts {
     /// # Errors
     /// When the pool has no feed-forward experts.
     pub(crate) fn compute(&self, bundle: &Bundle, pool: usize, records: &[u32], x: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let options = RunOptions { context: 1, slide: false, stick_epsilon: 0.0 };
+        let options = RunOptions::new(1);
         let c = Context { bundle, kernels: self.kernels, team: self.pool.team(), options, position: 0, turns: Vec::new(), host: None };
         let (mut stream, mut input) = (Slab::default(), Batch::default());
         stream.reset(1, x.len());

@@ -176,7 +176,7 @@ impl GpuModel {
         };
         let loaded = Arc::new(Loaded { bundle, device, weights, experts, run_ahead: options.run_ahead });
         // Lowering is what uploads matrices and compiles kernels; a run of one token does it once for all.
-        let first = GpuRun::new(loaded.clone(), RunOptions { context: 1, slide: false, stick_epsilon: 0.0 })?;
+        let first = GpuRun::new(loaded.clone(), RunOptions::new(1))?;
         let report = report(&loaded, &first);
         drop(first);
         if let (Experts::Paged(paged), Some(limit)) = (&loaded.experts, options.budget) {

@@ -291,7 +291,7 @@ fn one_panel_or_four_give_the_same_bits() {
             device.report.hardware = hardware;
             device.arithmetic = if arithmetic.exists(&device) { arithmetic } else { Arithmetic::Float };
             let model = GpuModel::load(device, bundle.clone(), &GpuOptions::default()).unwrap();
-            let mut run = model.start(RunOptions { context: 8, slide: false, stick_epsilon: 0.0 }).unwrap();
+            let mut run = model.start(RunOptions::new(8)).unwrap();
             Some(tokens.iter().map(|t| run.forward(&[*t], Want::Last).unwrap()).collect::<Vec<Output>>())
         });
         assert_eq!(results[0], results[1], "seed {seed}");
@@ -320,7 +320,7 @@ fn memory_is_counted_before_and_decoding_makes_none() {
     let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
     for (device, budget) in devices().into_iter().zip([None, Some(1 << 40)]) {
         let model = GpuModel::load(device, bundle.clone(), &GpuOptions { budget, ..GpuOptions::default() }).unwrap();
-        let (device, options) = (&model.loaded.device, RunOptions { context: 20, slide: false, stick_epsilon: 0.0 });
+        let (device, options) = (&model.loaded.device, RunOptions::new(20));
         let counted = Memory::bytes(device, bundle.plan(), &model.loaded.weights, options).unwrap();
         let mut weighed = Weighed(device, 0);
         Memory::new(device, bundle.plan(), &model.loaded.weights, options, &mut weighed).unwrap();

@@ -15,12 +15,14 @@
 //! than the residual stream have a [`Stream`] of their own. A norm that belongs to an expert is folded into the expert's matrices by the
 //! importer.
 
+mod adapter;
 mod expert;
 mod rotation;
 mod router;
 mod step;
 mod validate;
 
+pub use adapter::{Adapter, Delta};
 pub use expert::{Activation, Expert, Pool, Role};
 pub use rotation::{Beyond, Rotation};
 pub use router::{Cell, Feature, GroupBy, Groups, Router, Rule, Score, Select, Transform, Value, Weigh};
@@ -67,9 +69,18 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Residual stream → logits.
     pub head: Head,
+    /// What a session adds; never part of a bundle.
+    #[serde(skip)]
+    pub adapter: Option<Adapter>,
 }
 
 impl Plan {
+    /// Whether tokens carry learned positions, which end somewhere.
+    pub fn has_positions(&self) -> bool {
+        let beside = self.streams.iter().filter_map(|s| s.embedding.as_ref());
+        std::iter::once(&self.embedding).chain(beside).any(|e| e.positions.is_some())
+    }
+
     /// Width of a stream: of the residual stream for 0, of one beside it for the others. `None` when there is no such stream.
     pub fn stream_width(&self, stream: u32) -> Option<u32> {
         match stream.checked_sub(1) {

@@ -129,6 +129,11 @@ impl Select {
     pub fn top_k(k: u32) -> Select {
         Select { by: Value::Logit, bias: None, groups: None, rule: Rule::TopK { k } }
     }
+
+    /// How many of `experts` can be chosen: those of the kept groups.
+    pub fn available(&self, experts: u32) -> u32 {
+        self.groups.map_or(experts, |g| experts / g.count * g.keep)
+    }
 }
 
 /// Experts in `count` groups of equal size; experts outside the `keep` best groups are not chosen.
@@ -167,6 +172,20 @@ pub enum Rule {
         /// Between 0 and 1 for probabilities.
         p: f32,
     },
+    /// The largest whose values sum to at most `p`, and at least `least` of them; all when the values are uncertain: when their normalised
+    /// Tsallis entropy `(1 − Σ v^q) / (1 − E^(1 − q))` is above `threshold` (for `q` = 1: Shannon's, over `ln E`).
+    Certain {
+        /// Between 0 and 1 for probabilities.
+        p: f32,
+        /// Experts that are always taken.
+        least: u32,
+        /// Index of the entropy, `q`.
+        index: f32,
+        /// Above it all are taken; 1 and more never happens.
+        threshold: f32,
+        /// Added to each value before the entropy is taken.
+        epsilon: f32,
+    },
     /// All that are not zero, in order of value; maybe none.
     NonZero,
     /// Only the one that `rank` others come before.
@@ -181,13 +200,13 @@ impl Rule {
     pub fn max_routes(&self, experts: u32) -> u32 {
         match *self {
             Rule::TopK { k } => k.min(experts),
-            Rule::TopP { .. } | Rule::NonZero => experts,
+            Rule::TopP { .. } | Rule::NonZero | Rule::Certain { .. } => experts,
             Rule::Rank { .. } => 1,
         }
     }
 }
 
-/// How chosen experts are weighed: `w = scale * v` or, normalised, `w = scale * v / (Σ v + epsilon)` over the chosen.
+/// How chosen experts are weighed: `w = scale * v` or, normalised, `w = scale * v / max(Σ v + epsilon, floor)` over the chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weigh {
@@ -198,6 +217,9 @@ pub struct Weigh {
     /// Added to the sum.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub epsilon: f32,
+    /// The least that is divided by.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: f32,
     /// Multiplier of every weight.
     pub scale: f32,
 }
@@ -205,7 +227,7 @@ pub struct Weigh {
 impl Weigh {
     /// The value itself.
     pub fn by(by: Value) -> Weigh {
-        Weigh { by, normalise: false, epsilon: 0.0, scale: 1.0 }
+        Weigh { by, normalise: false, epsilon: 0.0, floor: 0.0, scale: 1.0 }
     }
 }
 

@@ -47,6 +47,10 @@ impl Model {
                     let values = random.values(matrix.rows * matrix.cols, 1.0 / (matrix.cols as f32).sqrt());
                     encode(matrix, &values, &mut bytes[at..at + matrix.bytes()]);
                 }
+                for ((_, matrix, _), &at) in layout.matrices.iter().zip(&layout.biases) {
+                    let values = random.values(matrix.rows, 0.2);
+                    bytes[at..at + matrix.rows * 4].copy_from_slice(bytemuck::cast_slice(&values));
+                }
                 writer.write(&entry.name, &bytes).unwrap();
             }
         }

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod adapt;
 mod bench;
 mod chat;
 mod convert;
@@ -18,6 +19,7 @@ use crate::failure::Result;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Convert(convert::Args),
+    Adapt(adapt::Args),
     Run(run::Args),
     Chat(chat::Args),
     Logits(logits::Args),
@@ -34,6 +36,7 @@ impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Command::Convert(args) => convert::run(args),
+            Command::Adapt(args) => adapt::run(args),
             Command::Run(args) => run::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Logits(args) => logits::run(args),

@@ -54,6 +54,11 @@ impl<'a> Builder<'a> {
         self.used.insert(tensor.to_owned());
     }
 
+    /// Leaves out all tensors whose name begins with `prefix`.
+    pub(super) fn ignore_all(&mut self, prefix: &str) {
+        self.used.extend(self.tensors.range(prefix.to_owned()..).map(|(n, _)| n).take_while(|n| n.starts_with(prefix)).cloned());
+    }
+
     /// The checkpoint's tensor `name`, which must have the shape `dims`.
     pub(super) fn tensor(&mut self, name: &str, dims: &[u32]) -> Result<Slice> {
         let Some(tensor) = self.tensors.get(name) else {
@@ -67,9 +72,9 @@ impl<'a> Builder<'a> {
         Ok(Slice::of(name))
     }
 
-    /// Stores `slice`, a `[rows, cols]` matrix, as `name`.
-    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, slice: Slice, rows: u32, cols: u32) -> Name {
-        self.store(name.into(), Shape::Matrix { rows, cols }, usage, Source::Slice(slice))
+    /// Stores a `[rows, cols]` matrix as `name`.
+    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, source: impl Into<Source>, rows: u32, cols: u32) -> Name {
+        self.store(name.into(), Shape::Matrix { rows, cols }, usage, source.into())
     }
 
     /// Stores the checkpoint's vector `tensor` of `len` values as `name`.
@@ -109,14 +114,19 @@ impl<'a> Builder<'a> {
         Ok(Norm::Layer { weight, bias, eps })
     }
 
-    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`].
-    pub(super) fn pool(&mut self, name: String, expert: Expert, experts: Vec<Vec<Slice>>) -> u32 {
+    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`], and then their biases.
+    pub(super) fn pool<S: Into<Source>>(&mut self, name: String, expert: Expert, experts: Vec<Vec<S>>) -> u32 {
         // The codec is chosen when the bundle is written.
         let codec = hotset::codec::Codec::F32;
         let records = u32::try_from(experts.len()).unwrap_or(u32::MAX);
         self.pools.push(Pool { name, expert, codec, records, alias: None });
-        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(Source::Slice).collect()).collect());
+        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(S::into).collect()).collect());
         index(self.pools.len())
+    }
+
+    /// Says which record each expert id of a pool is.
+    pub(super) fn alias(&mut self, pool: u32, records: Vec<Option<u32>>) {
+        self.pools[pool as usize].alias = Some(records);
     }
 
     pub(super) fn state(&mut self, state: State) -> u32 {
@@ -172,7 +182,21 @@ impl<'a> Builder<'a> {
                 "the checkpoint holds the tensor {first:?}{more}, which its config.json does not account for; converting it would lose them"
             )));
         }
-        let plan = Plan { version: VERSION, width, vocab, context, embedding, streams, memories, rotations, pools, states, steps, head };
+        let plan = Plan {
+            version: VERSION,
+            width,
+            vocab,
+            context,
+            embedding,
+            streams,
+            memories,
+            rotations,
+            pools,
+            states,
+            steps,
+            head,
+            adapter: None,
+        };
         Ok(Import { plan, dense: self.dense, experts: self.experts })
     }
 }

@@ -60,12 +60,18 @@ pub(super) fn top_k(pool: u32, score: Score, k: u32, renormalise: bool) -> Route
     Routed { pool, router: Router::new(score, Select::top_k(k), Weigh::by(by)) }
 }
 
-/// An always-on gated part with matrices of its own under `prefix`.
-pub(super) fn gated_ffn(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<SharedFfn> {
+/// An always-on gated part with matrices of its own under `prefix`, all of them with biases or none.
+pub(super) fn gated_ffn(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated, bias: bool) -> Result<SharedFfn> {
+    gated_ffn_of(b, name, prefix, ["gate_proj", "up_proj", "down_proj"], sizes, bias)
+}
+
+/// The same with the given names of gate, up and down.
+pub(super) fn gated_ffn_of(b: &mut Builder<'_>, name: &str, prefix: &str, parts: [&str; 3], sizes: Gated, bias: bool) -> Result<SharedFfn> {
     let Gated { width, hidden, activation, .. } = sizes;
-    let mut linear = |part: &str, rows, cols| b.linear(&format!("{name}.{part}"), &format!("{prefix}.{part}_proj"), rows, cols, false);
-    let (gate, up) = (Some(linear("gate", hidden, width)?), linear("up", hidden, width)?);
-    Ok(SharedFfn { gate, up, down: linear("down", width, hidden)?, activation, weigh: None })
+    let mut linear =
+        |part: &str, tensor: &str, rows, cols| b.linear(&format!("{name}.{part}"), &format!("{prefix}.{tensor}"), rows, cols, bias);
+    let (gate, up) = (Some(linear("gate", parts[0], hidden, width)?), linear("up", parts[1], hidden, width)?);
+    Ok(SharedFfn { gate, up, down: linear("down", parts[2], width, hidden)?, activation, weigh: None })
 }
 
 /// An always-on gated part whose gate and up matrices share the tensor `gate_up` `[2F, D]`.

@@ -23,6 +23,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     };
     let k = config.size_of(&["num_experts_per_tok", "moe_top_k"])?;
     // Each expert has one query head for each key head; `num_attention_heads` is that times the experts per token.
+    config.ignore(&["num_attention_heads"]);
     let (heads, head_dim) = (config.size("num_key_value_heads")?, config.size("kv_channels")?);
     let biased = config.flag("bias", true)?;
     let inner = heads.saturating_mul(head_dim);
@@ -63,5 +64,5 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     }
     let norm = b.rms("head.norm", "model.norm", width, config.number_or("rms_norm_eps", 1e-6)?)?;
     let output = b.output(&embedding, config.flag("tie_word_embeddings", true)?, TABLE, vocab, width)?;
-    b.finish(width, vocab, config.context()?, embedding, Head { norm, output, scale: 1.0 })
+    b.finish(width, vocab, rope::context(&config)?, embedding, Head { norm, output, scale: 1.0 })
 }

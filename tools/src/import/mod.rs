@@ -3,20 +3,30 @@
 //! An importer is a pure function of `config.json` and of the names and shapes of tensors, so it can be tested without weights, and the
 //! writer can stream. This is the only place that knows families by name.
 
+mod bookkeeping;
 mod builder;
 mod config;
 mod decoder;
+mod deepseek;
 mod encode;
+mod ernie4_5_moe;
 mod experts;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
 mod jetmoe;
+mod lfm2_moe;
 mod mixtral;
+mod mla;
 mod moduleformer;
 mod olmoe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
 mod rope;
+mod slice;
 mod source;
+mod turned;
 
 #[cfg(test)]
 mod tests;
@@ -30,10 +40,11 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
-use config::Config;
+use config::{Config, Read};
 
-pub(crate) use encode::{Options, write};
-use source::{Slice, Source};
+pub(crate) use encode::{DEFAULT, Options, write};
+use slice::Slice;
+use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +52,7 @@ pub(crate) struct Import {
     /// The pools' codecs are still to be chosen.
     pub(crate) plan: Plan,
     pub(crate) dense: BTreeMap<Name, Dense>,
-    /// For each pool, for each record, the matrices in file order.
+    /// For each pool, for each record, the matrices in file order, then the bias of each where experts have them.
     pub(crate) experts: Vec<Vec<Vec<Source>>>,
 }
 
@@ -73,20 +84,28 @@ pub(crate) enum Usage {
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 8] = [
+const FAMILIES: [(&str, Importer); 15] = [
+    ("deepseek_v2", deepseek::import_v2),
+    ("deepseek_v3", deepseek::import_v3),
+    ("ernie4_5_moe", ernie4_5_moe::import),
+    ("glm4_moe", glm4_moe::import),
+    ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("lfm2_moe", lfm2_moe::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
+    ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
 pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
-    let config = Config::new(config);
+    let read = Read::default();
+    let config = Config::new(config, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
@@ -94,9 +113,13 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "already quantised weights"));
+    // Importers that take blocks of mxfp4 find them by their names.
+    if let Some(quantisation) = config.get("quantization_config")
+        && quantisation.get("quant_method").and_then(Value::as_str) != Some("mxfp4")
+    {
+        return Err(config.unsupported("quantization_config", "weights quantised in a way other than mxfp4"));
     }
     let import = importer(config, Builder::new(tensors))?;
+    config.nothing_unread()?;
     Ok((family, import))
 }

@@ -17,6 +17,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     if let Some(kind) = config.text("att_func")?.filter(|k| *k != "stickbreaking") {
         return Err(config.unsupported("att_func", &format!("{kind:?}")));
     }
+    // Limits of training texts; an epsilon that the published code does not read; sampling of experts in training; routers' width.
+    config.ignore(&["block_size", "history_length", "layer_norm_epsilon", "sample_topk", "gating_size"]);
     let (width, vocab) = (config.size("n_embd")?, config.size("vocab_size")?);
     let (heads, inner) = (config.size("n_head")?, config.size("att_hidden")?);
     if !inner.is_multiple_of(heads) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Import, Shape, import, rope};
 use crate::checkpoint::{Checkpoint, Tensors};
-use crate::import::config::Config;
+use crate::import::config::{Config, Read};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -149,8 +149,10 @@ fn unsupported_options_are_named() {
         ("mixtral", "model_type", json!("mamba"), "mamba"),
         ("mixtral", "quantization_config", json!({ "bits": 4 }), "quantization_config"),
         ("mixtral", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
-        ("mixtral", "rope_parameters", json!({ "rope_type": "dynamic", "factor": 2.0 }), "dynamic"),
-        ("mixtral", "rope_scaling", json!({ "type": "longrope" }), "longrope"),
+        ("mixtral", "rope_parameters", json!({ "rope_type": "axial", "factor": 2.0 }), "axial"),
+        ("mixtral", "rope_scaling", json!({ "type": "longrope" }), "short_factor"),
+        ("mixtral", "rope_scaling", json!({ "type": "linear", "factor": 2.0, "mrope_section": [2, 2] }), "rope_scaling.mrope_section"),
+        ("mixtral", "frobnicate", json!(false), "frobnicate"),
         ("mixtral", "rope_parameters", json!({ "rope_type": "linear" }), "factor"),
         ("olmoe", "clip_qkv", json!(-1.0), "clip_qkv"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
@@ -204,7 +206,7 @@ fn rotations() {
         let theta = rope.as_object_mut().unwrap().remove("rope_theta");
         let old = json!({ "rope_scaling": rope, "rope_theta": theta });
         for config in [new, old] {
-            let r = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+            let r = rope::rotation(&Config::new(config.as_object().unwrap(), &Read::default()), 16, 10_000.0).unwrap();
             let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 3e-7 * b;
             assert!(r.frequencies.iter().zip(&frequencies).all(close), "{config}: {:?}", r.frequencies);
             assert!(close((&r.amplitude, &amplitude)), "{config}: {}", r.amplitude);
@@ -244,6 +246,6 @@ fn rotations() {
         1.25,
     );
     let config = json!({ "max_position_embeddings": 64, "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } });
-    let plain = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+    let plain = rope::rotation(&Config::new(config.as_object().unwrap(), &Read::default()), 16, 10_000.0).unwrap();
     assert!((plain.frequencies[1] - 0.263_523_13).abs() < 1e-6, "the original context defaults to max_position_embeddings");
 }

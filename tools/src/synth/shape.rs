@@ -79,6 +79,7 @@ impl Shape {
             vocab,
             context: Some(self.context),
             embedding: Embedding::new(tensors.matrix(EMBEDDING.into(), vocab, width).weight, 1.0),
+            adapter: None,
             streams: Vec::new(),
             memories: Vec::new(),
             rotations: vec![Rotation::new((0..pairs).map(frequency).collect(), 1.0)],

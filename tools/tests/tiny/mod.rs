@@ -113,6 +113,7 @@ fn write(path: &Path, scale: f32, text: Option<Option<&str>>) {
         vocab: VOCAB,
         context: Some(CONTEXT as u32),
         embedding: Embedding::new("table".into(), 1.0),
+        adapter: None,
         streams: vec![],
         memories: vec![],
         rotations: vec![],

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use crate::bundle::{Bundle, RecordView};
 use crate::error::{Error, Result};
-use crate::model::{Candidates, Model, Output, Report, Run, RunOptions, Want};
+use crate::model::{Candidates, Model, Output, Report, Routing, Run, RunOptions, Want};
 use crate::plan::{Activation, Convolution, Embedding, Expert, Feature, Join, Linear, Role, SharedFfn, Step, Work};
 
-use ops::{activate, add_scaled, gated, linear, matvec, norm};
+use ops::{activate, adapted, add_scaled, gated, linear, matvec, norm};
 use router::Route;
 
 /// A bundle on the reference executor.
@@ -36,6 +36,10 @@ impl Model for ReferenceModel {
         let mut run = ReferenceRun { bundle: self.bundle.clone(), options, states: Vec::new(), position: 0 };
         run.reset();
         Ok(Box::new(run))
+    }
+
+    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(ReferenceModel::new(bundle)))
     }
 
     fn report(&self) -> Report {
@@ -128,8 +132,8 @@ impl ReferenceRun {
             streams: std::iter::once(self.embed(&plan.embedding, plan.width, id)).chain(beside).collect::<Result<_>>()?,
             memories: plan.memories.iter().map(|&w| vec![0.0; w as usize]).collect(),
         };
-        for step in &plan.steps {
-            let y = self.step(step, &mut token)?;
+        for (index, step) in (0..).zip(&plan.steps) {
+            let y = self.step(index, step, &mut token)?;
             let x = &mut token.streams[step.to as usize];
             if step.join == Join::Replace {
                 x.fill(0.0);
@@ -153,7 +157,7 @@ impl ReferenceRun {
     }
 
     /// What `step` gives its stream, before its scale. `[D]`
-    fn step(&mut self, step: &Step, token: &mut Token) -> Result<Vec<f32>> {
+    fn step(&mut self, index: u32, step: &Step, token: &mut Token) -> Result<Vec<f32>> {
         let bundle = &self.bundle;
         let x = &token.streams[step.from as usize];
         let a = match &step.norm {
@@ -166,7 +170,7 @@ impl ReferenceRun {
                     Feature::Input => &a,
                     Feature::Stream(s) => &token.streams[s as usize],
                 };
-                router::route(bundle, &r.router, feature, &mut token.memories)?
+                router::route(bundle, &r.router, self.options.routing, feature, &mut token.memories)?
             }
             None => Vec::new(),
         };
@@ -178,12 +182,20 @@ impl ReferenceRun {
                 token.attend(&a, &mut self.states[attention.state as usize])?
             }
             Work::Ffn(ffn) => {
+                let mixture = bundle.plan().adapter.as_ref().and_then(|a| a.mixtures.get(&index));
                 let mut y = vec![0.0; a.len()];
                 for route in &routes {
                     add_scaled(&mut y, &expert_ffn(bundle, pool.unwrap_or(0), route, &a)?, route.weight);
                 }
                 if let Some(shared) = &ffn.shared {
-                    add_scaled(&mut y, &shared_ffn(bundle, shared, &a)?, 1.0);
+                    match mixture {
+                        None => add_scaled(&mut y, &shared_ffn(bundle, shared, &a, None)?, 1.0),
+                        Some(router) => {
+                            for route in router::route(bundle, router, Routing::Planned, &a, &mut [])? {
+                                add_scaled(&mut y, &shared_ffn(bundle, shared, &a, Some(route.expert))?, route.weight);
+                            }
+                        }
+                    }
                 }
                 y
             }
@@ -238,10 +250,10 @@ fn expert_ffn(bundle: &Bundle, pool: usize, route: &Route, a: &[f32]) -> Result<
     project(bundle, pool, route.expert, Role::Down, &hidden(up, gate, activation))
 }
 
-/// The always-on part's output `[D]`.
-fn shared_ffn(bundle: &Bundle, s: &SharedFfn, a: &[f32]) -> Result<Vec<f32>> {
-    let gate = s.gate.as_ref().map(|g: &Linear| linear(bundle, g, a)).transpose()?;
-    let mut y = linear(bundle, &s.down, &hidden(linear(bundle, &s.up, a)?, gate, s.activation))?;
+/// The always-on part's output `[D]`; inside a mixture, with one of the adapter's experts.
+fn shared_ffn(bundle: &Bundle, s: &SharedFfn, a: &[f32], expert: Option<u32>) -> Result<Vec<f32>> {
+    let gate = s.gate.as_ref().map(|g: &Linear| adapted(bundle, g, a, expert)).transpose()?;
+    let mut y = adapted(bundle, &s.down, &hidden(adapted(bundle, &s.up, a, expert)?, gate, s.activation), expert)?;
     if let Some(w) = &s.weigh {
         let logit = linear(bundle, w, a)?[0];
         y.iter_mut().for_each(|v| *v *= ops::sigmoid(logit));

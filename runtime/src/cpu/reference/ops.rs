@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::router::route;
 use crate::bundle::Bundle;
 use crate::codec::Matrix;
 use crate::error::Result;
+use crate::model::Routing;
 use crate::plan::{Activation, Linear, Norm};
 
 /// `W · x`: `[rows]`.
@@ -22,11 +24,33 @@ pub(super) fn matvec_rows(w: Matrix<'_>, rows: Range<usize>, x: &[f32]) -> Vec<f
     .collect()
 }
 
-/// `W · x + b`.
+/// `W · x + b`, and what an adapter adds.
 pub(super) fn linear(bundle: &Bundle, l: &Linear, x: &[f32]) -> Result<Vec<f32>> {
+    adapted(bundle, l, x, None)
+}
+
+/// The same, inside a mixture for one of the adapter's experts.
+pub(super) fn adapted(bundle: &Bundle, l: &Linear, x: &[f32], expert: Option<u32>) -> Result<Vec<f32>> {
     let mut y = matvec(bundle.matrix(&l.weight)?, x);
     if let Some(b) = &l.bias {
         add_scaled(&mut y, bundle.vector(b)?, 1.0);
+    }
+    if let Some(d) = bundle.plan().adapter.as_ref().and_then(|a| a.deltas.get(&l.weight)) {
+        let mut weights = vec![if expert.is_some() || d.router.is_some() { 0.0 } else { 1.0 }; d.experts as usize];
+        match (expert, &d.router) {
+            (Some(e), _) => weights[e as usize] = 1.0,
+            (None, Some(r)) => {
+                for route in route(bundle, r, Routing::Planned, x, &mut [])? {
+                    weights[route.expert as usize] = route.weight;
+                }
+            }
+            (None, None) => {}
+        }
+        let mut z = matvec(bundle.matrix(&d.down)?, x);
+        for (z, w) in z.chunks_mut(d.rank as usize).zip(weights) {
+            z.iter_mut().for_each(|z| *z *= w);
+        }
+        add_scaled(&mut y, &matvec(bundle.matrix(&d.up)?, &z), 1.0);
     }
     Ok(y)
 }

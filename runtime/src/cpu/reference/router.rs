@@ -3,6 +3,7 @@
 use super::ops::{activate, add_scaled, dot, linear, matvec, norm, sigmoid, softmax};
 use crate::bundle::Bundle;
 use crate::error::Result;
+use crate::model::Routing;
 use crate::plan::{Cell, GroupBy, Groups, Router, Rule, Score, Transform, Value};
 
 /// One expert a token uses.
@@ -13,7 +14,7 @@ pub(super) struct Route {
 }
 
 /// The routes of one token with feature `x` `[W]`, in order of selection. `memories` are what the plan's recurrent routers carry.
-pub(super) fn route(bundle: &Bundle, router: &Router, x: &[f32], memories: &mut [Vec<f32>]) -> Result<Vec<Route>> {
+pub(super) fn route(bundle: &Bundle, router: &Router, routing: Routing, x: &[f32], memories: &mut [Vec<f32>]) -> Result<Vec<Route>> {
     let logits = transform(bundle, &router.transform, score(bundle, &router.score, x, memories)?)?;
     let mut values = value(router.select.by, &logits, &[]);
     if let Some(bias) = &router.select.bias {
@@ -22,10 +23,10 @@ pub(super) fn route(bundle: &Bundle, router: &Router, x: &[f32], memories: &mut 
     if let Some(groups) = router.select.groups {
         keep_best(&mut values, groups);
     }
-    let selected = select(&values, router.select.rule);
+    let selected = select(&values, routing.rule(&router.select, values.len() as u32));
     let values = value(router.weigh.by, &logits, &selected);
     let sum: f32 = selected.iter().map(|&e| values[e as usize]).sum();
-    let divisor = if router.weigh.normalise { sum + router.weigh.epsilon } else { 1.0 };
+    let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };
     let weigh = |&e: &u32| Route { expert: e, weight: router.weigh.scale * values[e as usize] / divisor };
     Ok(selected.iter().map(weigh).collect())
 }
@@ -135,10 +136,29 @@ fn select(values: &[f32], rule: Rule) -> Vec<u32> {
             });
             ids.truncate(crossing.map_or(ids.len(), |n| n + 1));
         }
+        Rule::Certain { p, least, index, threshold, epsilon } => {
+            let mut sum = 0.0;
+            let within = ids.iter().position(|&e| {
+                sum += values[e as usize];
+                sum > p
+            });
+            if entropy(values, index, epsilon) <= threshold {
+                ids.truncate(within.unwrap_or(ids.len()).max(least as usize));
+            }
+        }
         Rule::NonZero => ids.retain(|&e| values[e as usize] != 0.0),
         Rule::Rank { rank } => ids = vec![ids[rank as usize]],
     }
     ids
+}
+
+/// Normalised Tsallis entropy of probabilities; 1 for an even choice.
+fn entropy(values: &[f32], index: f32, epsilon: f32) -> f32 {
+    let (p, n) = (values.iter().map(|v| v + epsilon), values.len() as f32);
+    if index == 1.0 {
+        return -p.map(|p| p * p.ln()).sum::<f32>() / n.ln();
+    }
+    (1.0 - p.map(|p| p.powf(index)).sum::<f32>()) / (1.0 - n.powf(1.0 - index))
 }
 
 #[cfg(test)]
@@ -157,6 +177,15 @@ mod tests {
         assert_eq!(select(&p, Rule::TopP { p: 0.39 }), [1]);
         assert_eq!(select(&p, Rule::TopP { p: 0.5 }), [1, 3]);
         assert_eq!(select(&p, Rule::TopP { p: 1.5 }), [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn an_uncertain_router_takes_all() {
+        let rule = Rule::Certain { p: 0.75, least: 2, index: 1.1, threshold: 0.9, epsilon: 1e-5 };
+        assert_eq!(select(&[0.25, 0.26, 0.24, 0.25], rule).len(), 4);
+        assert_eq!(select(&[0.02, 0.9, 0.05, 0.03], rule), [1, 2], "the one that crosses is left out, two are kept");
+        assert!((entropy(&[0.25; 4], 1.1, 0.0) - 1.0).abs() < 1e-5 && (entropy(&[0.25; 4], 1.0, 0.0) - 1.0).abs() < 1e-5);
+        assert!(entropy(&[1.0, 0.0, 0.0, 0.0], 1.1, 1e-5).abs() < 1e-2);
     }
 
     #[test]

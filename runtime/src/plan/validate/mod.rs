@@ -1,5 +1,6 @@
 //! Everything a plan may get wrong, checked once. Executors index and multiply without looking again.
 
+mod adapter;
 mod attention;
 mod router;
 
@@ -112,7 +113,8 @@ impl Plan {
         }
         v.norm(&self.head.norm, &[self.width], "head.norm")?;
         v.linear(&self.head.output, self.vocab, self.width, "head.output")?;
-        finite(self.head.scale, "head.scale")
+        finite(self.head.scale, "head.scale")?;
+        self.adapter.as_ref().map_or(Ok(()), |a| v.adapter(a))
     }
 }
 

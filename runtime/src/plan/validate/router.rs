@@ -26,12 +26,17 @@ impl Validator<'_> {
             let pairs = g.by == GroupBy::Best || experts / g.count >= 2;
             ensure(pairs, at, || "groups of one expert have no two best".into())?;
         }
-        let available = r.select.groups.map_or(experts, |g| experts / g.count * g.keep);
+        let available = r.select.available(experts);
         match r.select.rule {
             Rule::TopK { k } => ensure((1..=available).contains(&k), at, || format!("top-{k} of {available} experts"))?,
             Rule::TopP { p } => ensure(p.is_finite() && p >= 0.0, at, || format!("top-p of {p}"))?,
             Rule::Rank { rank } => ensure(rank < available, at, || format!("rank {rank} of {available} experts"))?,
             Rule::NonZero => {}
+            Rule::Certain { p, least, index, threshold, epsilon } => {
+                let numbers = [p, index, threshold, epsilon];
+                ensure(numbers.iter().all(|n| n.is_finite() && *n >= 0.0), at, || format!("a rule with the numbers {numbers:?}"))?;
+                ensure((1..=available).contains(&least), at, || format!("at least {least} of {available} experts"))?;
+            }
         }
         let most = r.select.rule.max_routes(experts);
         ensure(most <= Caps::ROUTES, at, || format!("a token may use {most} experts; at most {} are allowed", Caps::ROUTES))?;
@@ -41,6 +46,7 @@ impl Validator<'_> {
             ensure(margin.is_finite() && margin >= 0.0, at, || format!("margin {margin}"))?;
         }
         ensure(r.weigh.epsilon.is_finite() && r.weigh.epsilon >= 0.0, at, || format!("epsilon {}", r.weigh.epsilon))?;
+        ensure(r.weigh.floor.is_finite() && r.weigh.floor >= 0.0, at, || format!("floor {}", r.weigh.floor))?;
         finite(r.weigh.scale, at)
     }
 

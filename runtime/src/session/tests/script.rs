@@ -68,6 +68,7 @@ fn bundle(text: Option<Option<&str>>) -> Bundle {
         vocab: VOCAB,
         context: Some(2000),
         embedding: Embedding::new("table".into(), 1.0),
+        adapter: None,
         streams: vec![],
         memories: vec![],
         rotations: vec![],
