@@ -75,7 +75,7 @@ fn prompt(seed: u64, bundle: &Bundle) -> Vec<u32> {
 /// Random plans that have experts, each step three times over so that there is something to run ahead of, in all codecs.
 fn plans(dir: &Path, n: usize) -> impl Iterator<Item = (u64, Arc<Bundle>)> {
     let deep = move |seed: u64| {
-        let mut model = support::plan(seed, Codec::ALL[seed as usize % 5]);
+        let mut model = support::plan(seed, Codec::ALL[seed as usize % Codec::ALL.len()]);
         let plan = &mut model.plan;
         for mut step in [plan.steps.clone(), plan.steps.clone()].concat() {
             step.name = format!("{}.{}", step.name, plan.steps.len());

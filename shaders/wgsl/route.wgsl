@@ -16,6 +16,7 @@ const TOP_K = 0u;
 const TOP_P = 1u;
 const NON_ZERO = 2u;
 const RANK = 3u;
+const CERTAIN = 4u;
 
 struct Params {
     experts: u32,
@@ -36,10 +37,15 @@ struct Params {
     rule: u32,
     rank: u32,
     p: f32,
+    least: u32, // the rule `CERTAIN`: experts that are always taken
+    entropy: f32, // its index
+    threshold: f32, // above it all are taken
+    inside: f32, // added to each value for the entropy
     by: u32, // the value that becomes the weight
     margin: f32,
     normalise: u32, // 1: weights are divided by their sum
-    epsilon: f32,
+    epsilon: f32, // added to the sum
+    floor: f32, // the least that is divided by
     scale: f32,
     table: u32, // the pool's first entry of `slot_of`
     latch: u32, // what a missing expert sets the latch to; 0: nobody waits for it
@@ -82,7 +88,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     for (var j = 0u; j < count; j++) {
         sum += shares[j];
     }
-    let factor = params.scale / select(1.0, sum + params.epsilon, params.normalise == 1u);
+    let factor = params.scale / select(1.0, max(sum + params.epsilon, params.floor), params.normalise == 1u);
     for (var j = lane.index; j < params.routes; j += LANES) {
         var id = NONE;
         var weight = 0.0;
@@ -113,6 +119,7 @@ fn choose(lane: Lane, row: u32, scope: Scope) -> u32 {
     let most = select(params.routes, params.rank + 1u, params.rule == RANK);
     var count = 0u;
     var last = NOBODY;
+    let certain = params.rule == CERTAIN && entropy(lane, row, scope) <= params.threshold;
     var sum = 0.0;
     for (var j = 0u; j < most; j++) {
         var mine = NOBODY;
@@ -127,19 +134,35 @@ fn choose(lane: Lane, row: u32, scope: Scope) -> u32 {
         if last.id == NONE {
             break;
         }
+        sum += last.value;
+        if certain && sum > params.p && j >= params.least {
+            break;
+        }
         if params.rule != RANK || j == params.rank {
             if lane.index == 0u {
                 chosen[count] = Best(logits[row + last.id], last.id);
             }
             count++;
         }
-        sum += last.value;
         if params.rule == TOP_P && sum > params.p {
             break;
         }
     }
     workgroupBarrier();
     return count;
+}
+
+// Normalised Tsallis entropy of the values; 1 for an even choice.
+fn entropy(lane: Lane, row: u32, scope: Scope) -> f32 {
+    let n = f32(params.experts);
+    let shannon = params.entropy == 1.0;
+    var sum = 0.0;
+    for (var e = lane.index; e < params.experts; e += LANES) {
+        let p = compared(row, e, scope) + params.inside;
+        sum += select(pow(p, params.entropy), p * log(p), shannon);
+    }
+    sum = sum_all(lane, sum);
+    return select((1.0 - sum) / (1.0 - pow(n, 1.0 - params.entropy)), -sum / log(n), shannon);
 }
 
 // Fills `shares`.

@@ -58,7 +58,7 @@ impl<B> Cache<B> {
         let fits = |bytes: u64| if bytes > binding { Err(too_long(context, batch, bytes, binding)) } else { Ok(bytes) };
         let (mut capacity, mut rows, mut groups) = (ring, u64::from(ring), None);
         if let (true, Some(routed)) = (state.grouped, &step.routed) {
-            let (routes, experts) = (routes(plan, step), plan.pools[routed.pool as usize].experts());
+            let (routes, experts) = (routes(plan, step, options.routing), plan.pools[routed.pool as usize].experts());
             let (few, many) = (u64::from(experts) * u64::from(ring), u64::from(context) * u64::from(routes));
             let rings = options.slide || few < many;
             (capacity, rows) = if rings { (ring, few) } else { (context, many) };

@@ -71,7 +71,7 @@ pub use arithmetic::Arithmetic;
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
-use crate::model::{Model, Report, Run, RunOptions, not_paged};
+use crate::model::{Model, Report, Routing, Run, RunOptions, not_paged};
 use crate::plan::{State, Step, Work};
 use device::Device;
 use paged::Paged;
@@ -242,7 +242,7 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         Work::Convolution(_) | Work::Ffn(_) | Work::Identity => None,
     });
     let row = |(s, step): (&State, &Step)| {
-        let rows = if s.grouped { scratch::routes(plan, step) } else { 1 } * if s.tied { 1 } else { 2 };
+        let rows = if s.grouped { scratch::routes(plan, step, Routing::Planned) } else { 1 } * if s.tied { 1 } else { 2 };
         u64::from(rows) * u64::from(s.kv_heads) * u64::from(s.head_dim.next_multiple_of(4))
     };
     let rows: u64 = rows.map(row).sum();

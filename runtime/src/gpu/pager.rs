@@ -116,10 +116,9 @@ impl Pager {
         self.tier.is_complete()
     }
 
-    /// Whether every region holds what one token needs at a step.
-    pub(super) fn holds_a_token(&self) -> bool {
-        let pools = self.catalogue.pools();
-        self.layout.regions.iter().all(|r| r.pools.iter().all(|&p| pools[p].routes <= r.slots))
+    /// Whether every region holds what one token needs at a step: so many records of each pool.
+    pub(super) fn holds(&self, routes: &[u32]) -> bool {
+        self.layout.regions.iter().all(|r| r.pools.iter().all(|&p| routes[p] <= r.slots))
     }
 
     /// A forward pass begins.

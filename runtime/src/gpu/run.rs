@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::paged::Paged;
 use super::pager::Pager;
 use super::program::{Frame, Recording};
+use super::scratch::routes;
 use super::slabs::Slabs;
 use super::weights::padded_rows;
 use super::{Experts, Loaded};
@@ -16,7 +17,9 @@ use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Wa
 
 pub(super) struct GpuRun {
     pub(super) model: Arc<Loaded>,
-    options: RunOptions,
+    pub(super) options: RunOptions,
+    /// Most records of each pool that one token uses at a step.
+    routes: Vec<u32>,
     /// Frequencies and amplitude of each rotation, as the room for this conversation has it.
     rotations: Vec<(Vec<f32>, f32)>,
     pub(super) memory: Memory,
@@ -56,7 +59,23 @@ impl GpuRun {
         let (programs, generation) = programs(&model, &memory, options, None)?;
         let ahead = model.run_ahead.unwrap_or(1);
         let rotations = plan.rotations.iter().map(|r| r.for_context(options.context)).map(|(f, a)| (f.into_owned(), a)).collect();
-        Ok(GpuRun { options, rotations, memory, programs, generation, ahead, position: 0, model: model.clone(), _reserved: reserved })
+        let routes = (0..plan.pools.len()).map(|pool| {
+            let uses = plan.steps.iter().filter(|s| s.routed.as_ref().is_some_and(|r| r.pool as usize == pool));
+            uses.map(|s| routes(plan, s, options.routing)).max().unwrap_or(0).min(plan.pools[pool].records)
+        });
+        let routes = routes.collect();
+        Ok(GpuRun {
+            options,
+            routes,
+            rotations,
+            memory,
+            programs,
+            generation,
+            ahead,
+            position: 0,
+            model: model.clone(),
+            _reserved: reserved,
+        })
     }
 
     /// Dispatches of one decoded token in each step, and in all with both ends.
@@ -122,7 +141,7 @@ impl GpuRun {
         paged.apply(&self.model.device, pager)?;
         self.rebind(pager)?;
         pager.begin(&self.model.device)?;
-        if frame.tokens == 1 && pager.holds_a_token() {
+        if frame.tokens == 1 && pager.holds(&self.routes) {
             self.token(paged, pager, frame)
         } else if pager.complete() {
             self.straight(frame)

@@ -7,6 +7,7 @@ use super::memory::Maker;
 use super::weights::padded_rows;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
+use crate::model::{Routing, RunOptions};
 use crate::plan::{Attention, Cell, Expert, Latent, Part, Plan, Score, State, Step, Work};
 
 /// Tokens of a batch at most: enough to give each expert of a large pool a tile's worth.
@@ -29,9 +30,12 @@ pub(super) fn slices(vocab: u32) -> (u32, u32) {
     (slice, vocab.div_ceil(slice))
 }
 
-/// Routes of a token at a step; 1 where nothing is routed.
-pub(super) fn routes(plan: &Plan, step: &Step) -> u32 {
-    step.routed.as_ref().map_or(1, |r| r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts()))
+/// Routes of a token at a step, at most; 1 where nothing is routed.
+pub(super) fn routes(plan: &Plan, step: &Step, routing: Routing) -> u32 {
+    step.routed.as_ref().map_or(1, |r| {
+        let experts = plan.pools[r.pool as usize].experts();
+        routing.rule(&r.router.select, experts).max_routes(experts)
+    })
 }
 
 /// Rows of the two matrices of a recurrent router's cell.
@@ -44,13 +48,13 @@ pub(super) fn cell_rows(plan: &Plan, cell: Cell, memory: u32) -> u32 {
 }
 
 /// Where a single token's choice at a step begins among those of all steps.
-pub(super) fn choice(plan: &Plan, step: usize) -> u32 {
-    plan.steps[..step].iter().map(|s| routes(plan, s)).sum()
+pub(super) fn choice(plan: &Plan, step: usize, routing: Routing) -> u32 {
+    plan.steps[..step].iter().map(|s| routes(plan, s, routing)).sum()
 }
 
 /// Query sets of a token at an attention step: one for each route where queries are routed, else a single one.
-pub(super) fn query_sets(plan: &Plan, step: &Step, a: &Attention) -> u32 {
-    if a.q == Part::Expert { routes(plan, step) } else { 1 }
+pub(super) fn query_sets(plan: &Plan, step: &Step, a: &Attention, routing: Routing) -> u32 {
+    if a.q == Part::Expert { routes(plan, step, routing) } else { 1 }
 }
 
 /// Where an attention step's projections are in `projected`. In f32 elements.
@@ -132,11 +136,11 @@ struct PerToken {
 }
 
 impl PerToken {
-    fn of(plan: &Plan, hidden_of: &dyn Fn(&str) -> Result<u32>) -> Result<PerToken> {
+    fn of(plan: &Plan, routing: Routing, hidden_of: &dyn Fn(&str) -> Result<u32>) -> Result<PerToken> {
         let mut n = PerToken::default();
         let widen = |slot: &mut u64, value: u64| *slot = (*slot).max(value);
         for step in &plan.steps {
-            let k = routes(plan, step);
+            let k = routes(plan, step, routing);
             if let Some(r) = &step.routed {
                 let pool = &plan.pools[r.pool as usize];
                 widen(&mut n.routes, k.into());
@@ -170,7 +174,7 @@ impl PerToken {
                     widen(&mut n.mixed, row(width).into());
                 }
                 Work::Attention(a) => {
-                    let (state, sets) = (&plan.states[a.state as usize], query_sets(plan, step, a));
+                    let (state, sets) = (&plan.states[a.state as usize], query_sets(plan, step, a, routing));
                     let projected = Projected::new(a, state, sets, 1);
                     widen(&mut n.projected, projected.len);
                     let heads = u64::from(sets) * u64::from(a.heads);
@@ -203,7 +207,7 @@ impl PerToken {
 }
 
 impl<B> Scratch<B> {
-    /// Buffers for batches of at most `context` tokens. `binding`: most bytes that the device binds at once. `rows_of` gives the rows of a
+    /// Buffers for the batches of a run. `binding`: most bytes that the device binds at once. `rows_of` gives the rows of a
     /// dense matrix.
     ///
     /// # Errors
@@ -211,14 +215,14 @@ impl<B> Scratch<B> {
     pub(super) fn new(
         binding: u64,
         plan: &Plan,
-        context: usize,
+        options: RunOptions,
         rows_of: &dyn Fn(&str) -> Result<u32>,
         make: &mut impl Maker<Buffer = B>,
     ) -> Result<Scratch<B>> {
-        let n = PerToken::of(plan, rows_of)?;
+        let n = PerToken::of(plan, options.routing, rows_of)?;
         let widths: Vec<u64> = std::iter::once(plan.width).chain(plan.streams.iter().map(|s| s.width)).map(|w| row(w).into()).collect();
         let width = widths.iter().copied().max().unwrap_or(0);
-        let batch = BATCH.min(context as u64).min(binding / 4 / n.largest().max(width));
+        let batch = BATCH.min(options.context as u64).min(binding / 4 / n.largest().max(width));
         if batch == 0 {
             return Err(Error::Device(format!("the activations of one token do not fit the {binding} bytes that this GPU binds at once")));
         }

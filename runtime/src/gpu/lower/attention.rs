@@ -25,7 +25,7 @@ pub(super) struct Site<'a> {
 
 impl Lower<'_> {
     pub(super) fn attention(&self, program: &mut StepProgram, number: u32, step: &Step, a: &Attention) -> Result<()> {
-        let (state, sets) = (&self.plan.states[a.state as usize], query_sets(self.plan, step, a));
+        let (state, sets) = (&self.plan.states[a.state as usize], query_sets(self.plan, step, a, self.options.routing));
         let at = Projected::new(a, state, sets, self.scratch.batch);
         let site = Site { number, step, a, state, sets, stride: self.stride(step.from), at };
         self.shared(&mut program.before, &site)?;
@@ -149,7 +149,7 @@ impl Lower<'_> {
 
     /// What experts make of the input: queries, or keys and values too.
     fn projected(&self, program: &mut Program, site: &Site<'_>, routed: &Routed) -> Result<()> {
-        let (s, at, routes) = (self.scratch, &site.at, routes(self.plan, site.step));
+        let (s, at, routes) = (self.scratch, &site.at, routes(self.plan, site.step, self.options.routing));
         let (y, roles): (_, &[(Role, u32)]) = match &site.a.q {
             Part::Sum { .. } => (&s.hidden, &[(Role::Query, 0), (Role::Key, at.k), (Role::Value, at.v)]),
             _ if site.state.grouped => (&s.projected, &[(Role::Query, 0), (Role::Key, at.k), (Role::Value, at.v)]),
@@ -177,14 +177,14 @@ impl Lower<'_> {
     fn collect(&self, program: &mut Program, site: &Site<'_>, weighted: bool) -> Result<()> {
         let s = self.scratch;
         let stride = site.at.q_stride / 4;
-        let params = collect::Params { routes: routes(self.plan, site.step), stride, weighted: weighted.into() };
+        let params = collect::Params { routes: routes(self.plan, site.step, self.options.routing), stride, weighted: weighted.into() };
         let buffers = collect::Buffers { rows: all(&s.hidden), ids: all(&s.ids), weights: all(&s.weights), sums: all(&s.projected) };
         program.push(self.device, collect::kernel(), buffers, move |f| Some((params, [stride.div_ceil(64), f.tokens, 1])))
     }
 
     /// What experts make of mixed values, into `routed`.
     fn outputs(&self, program: &mut Program, site: &Site<'_>, routed: &Routed) -> Result<()> {
-        let (s, routes) = (self.scratch, routes(self.plan, site.step));
+        let (s, routes) = (self.scratch, routes(self.plan, site.step, self.options.routing));
         let outputs = Expansion {
             pool: routed.pool,
             first: Role::Output,

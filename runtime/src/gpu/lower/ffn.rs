@@ -30,7 +30,7 @@ impl Lower<'_> {
             let Expert::Ffn { hidden, gated, activation, .. } = pool.expert else {
                 return Ok(());
             };
-            let (routes, width) = (routes(self.plan, step), row(hidden) / 4);
+            let (routes, width) = (routes(self.plan, step, self.options.routing), row(hidden) / 4);
             let up = Expansion {
                 pool: routed.pool,
                 first: if gated { Role::Gate } else { Role::Up },

@@ -12,7 +12,7 @@ use crate::plan::{Norm, Part};
 impl Lower<'_> {
     /// Gives routes that have keys of their own a row each.
     pub(super) fn append(&self, program: &mut Program, site: &Site<'_>) -> Result<()> {
-        let (cache, routes) = (&self.caches[site.a.state as usize], routes(self.plan, site.step));
+        let (cache, routes) = (&self.caches[site.a.state as usize], routes(self.plan, site.step, self.options.routing));
         let Some(groups) = &cache.groups else { return Ok(()) };
         let params = append::Params {
             routes: 0,

@@ -105,7 +105,7 @@ impl Lower<'_> {
                 Join::Add => 1,
                 Join::Replace => 2,
             },
-            routes: if step.routed.is_some() { routes(self.plan, step) } else { 0 },
+            routes: if step.routed.is_some() { routes(self.plan, step, self.options.routing) } else { 0 },
             dense: dense.into(),
             gate: gate.map_or(NONE, |_| 4 * self.gate_logits(step)),
             gate_stride: 16,

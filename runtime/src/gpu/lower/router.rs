@@ -34,7 +34,7 @@ impl Lower<'_> {
             weights: all(&s.weights),
             choices: all(self.choices),
         };
-        let choice = choice(self.plan, number as usize);
+        let choice = choice(self.plan, number as usize, self.options.routing);
         program.push(self.device, route::kernel(self.device.lanes), buffers, move |f| {
             let params = if f.latched { route::Params { latch: 1 + number, choice, ..params } } else { params };
             Some((params, [f.tokens, 1, 1]))
@@ -101,11 +101,14 @@ impl Lower<'_> {
             Some(Transform::Relu { norm }) => (1, norm.as_ref()),
         };
         let (norm, weight, bias, eps) = parts_of(norm);
-        let (rule, rank, p) = match router.select.rule {
-            Rule::TopK { .. } => (0, 0, 0.0),
-            Rule::TopP { p } => (1, 0, p),
-            Rule::NonZero => (2, 0, 0.0),
-            Rule::Rank { rank } => (3, rank, 0.0),
+        let rule = match self.options.routing.rule(&router.select, pool.experts()) {
+            Rule::TopK { .. } => route::Params::default(),
+            Rule::TopP { p } => route::Params { rule: 1, p, ..Default::default() },
+            Rule::NonZero => route::Params { rule: 2, ..Default::default() },
+            Rule::Rank { rank } => route::Params { rule: 3, rank, ..Default::default() },
+            Rule::Certain { p, least, index, threshold, epsilon } => {
+                route::Params { rule: 4, p, least, entropy: index, threshold, inside: epsilon, ..Default::default() }
+            }
         };
         let groups = router.select.groups;
         if let Some(g) = groups.filter(|g| g.count > GROUPS) {
@@ -114,7 +117,7 @@ impl Lower<'_> {
         Ok(route::Params {
             experts: pool.experts(),
             stride: padded_rows(pool.experts()),
-            routes: routes(self.plan, step),
+            routes: routes(self.plan, step, self.options.routing),
             cosine,
             hidden_stride: row(cosine),
             relu,
@@ -127,17 +130,16 @@ impl Lower<'_> {
             groups: groups.map_or(0, |g| g.count),
             keep: groups.map_or(0, |g| g.keep),
             pairs: groups.is_some_and(|g| g.by == GroupBy::BestTwo).into(),
-            rule,
-            rank,
-            p,
             by: value(router.weigh.by).0,
             margin: value(router.weigh.by).1,
             normalise: router.weigh.normalise.into(),
             epsilon: router.weigh.epsilon,
+            floor: router.weigh.floor,
             scale: router.weigh.scale,
             table: self.slabs.pools[routed.pool as usize].table,
             latch: 0,
             choice: NONE,
+            ..rule
         })
     }
 
