@@ -120,7 +120,7 @@ pub(super) fn shared(c: &Context<'_>, (index, step): (usize, &Step), s: &SharedF
     }
     let (all, experts) = (Run { source: Source::Dense, rows: 0..work.rows() }, experts.as_deref());
     let mut wanted = forms(c, &s.up)?;
-    for l in &s.gate {
+    if let Some(l) = &s.gate {
         wanted = wanted.and(forms(c, l)?);
     }
     let mut gathered = Batch::default();

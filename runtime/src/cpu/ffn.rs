@@ -1,5 +1,6 @@
 //! Feed-forward steps: routed experts, an always-on part, or both at once.
 
+use super::adapter;
 use super::batch::{Batch, Forms, Slab, View, groups_of};
 use super::context::{Context, Weights};
 use super::experts::Coming;
@@ -60,7 +61,7 @@ pub(super) fn forms(c: &Context<'_>, ffn: &Ffn, pool: Option<&Pool>) -> Result<F
     let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec));
     if let Some(s) = &ffn.shared {
         for l in [s.gate.as_ref(), Some(&s.up), s.weigh.as_ref()].into_iter().flatten() {
-            forms = forms.and(Forms::for_codec(c.linear(l)?.matrix.layout().codec));
+            forms = forms.and(adapter::forms(c, l)?);
         }
     }
     Ok(forms)
@@ -151,7 +152,7 @@ impl<'a> Widening<'a> {
 }
 
 /// What the always-on part of each token is multiplied by.
-fn shared_weights(c: &Context<'_>, s: &SharedFfn, input: View<'_>, logits: &mut Slab) -> Result<Vec<f32>> {
+pub(super) fn shared_weights(c: &Context<'_>, s: &SharedFfn, input: View<'_>, logits: &mut Slab) -> Result<Vec<f32>> {
     let Some(weigh) = &s.weigh else {
         return Ok(vec![1.0; input.rows]);
     };

@@ -1,5 +1,6 @@
 //! The interpreter: a batch of tokens through the plan's steps.
 
+use super::adapter;
 use super::ahead::Ahead;
 use super::attention::{self, AttentionSpace};
 use super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
@@ -94,7 +95,7 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, 
     let pool = step.routed.as_ref().map(|r| &plan.pools[r.pool as usize]);
     let mut forms = match &step.work {
         Work::Attention(a) => attention::forms(c, a, pool)?,
-        Work::Ffn(f) => ffn::forms(c, f, pool)?,
+        Work::Ffn(f) => ffn::forms(c, f, pool)?.and(adapter::mixture_forms(c, index)?),
         Work::Convolution(w) => convolution::forms(c, w)?,
         Work::Identity => Forms { floats: true, rounded: false },
     };
@@ -136,7 +137,13 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, 
     let pool = step.routed.as_ref().map(|r| r.pool as usize);
     match &step.work {
         Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
-        Work::Ffn(w) => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
+        Work::Ffn(w) => match adapter::changed(plan, index, w) {
+            None => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
+            Some(shared) => {
+                ffn::run(c, (index, step, &plan::Ffn { shared: None }), (pool, &routes), a, ffn, x)?;
+                adapter::shared(c, (index, step), shared, a, x)
+            }
+        },
         Work::Convolution(w) => match &mut caches[w.state as usize] {
             Cache::Recent(recent) => convolution::run(c, (step, w), a, recent, convolution, x),
             Cache::Rows(_) | Cache::Ragged(_) => Err(Error::Input(format!("step {:?} has a cache of another kind", step.name))),

@@ -1,5 +1,6 @@
 //! Plans on the CPU: a plain [`reference`](mod@reference) that defines every operation, and [`CpuModel`], which is fast.
 
+mod adapter;
 mod ahead;
 mod alone;
 mod attention;

@@ -25,11 +25,14 @@ const SMALLEST_CHUNK: usize = 32;
 
 /// A bundle on the CPU: SIMD kernels over the mapped file, nothing copied.
 pub struct CpuModel {
+    /// With an adapter, if any.
+    bundle: Arc<Bundle>,
     shared: Arc<Shared>,
 }
 
-/// What all runs of a model use.
+/// What all runs of a model use, with or without adapters.
 struct Shared {
+    /// Without an adapter.
     bundle: Arc<Bundle>,
     kernels: &'static dyn Kernels,
     pool: Pool,
@@ -46,7 +49,7 @@ struct Shared {
 
 impl std::fmt::Debug for CpuModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CpuModel").field("bundle", &self.shared.bundle).finish_non_exhaustive()
+        f.debug_struct("CpuModel").field("bundle", &self.bundle).finish_non_exhaustive()
     }
 }
 
@@ -80,14 +83,14 @@ impl CpuModel {
     /// # Errors
     /// Also when the budget is too small; the message names the smallest one.
     pub fn paged(bundle: Arc<Bundle>, threads: Option<usize>, paging: &CpuPaging) -> Result<CpuModel> {
-        let CpuModel { mut shared } = CpuModel::new(bundle, threads)?;
+        let CpuModel { mut shared, bundle } = CpuModel::new(bundle, threads)?;
         // Nobody else has it yet.
         if let Some(s) = Arc::get_mut(&mut shared) {
             let CpuPaging { budget, policy, reading, prefetch, resident } = *paging;
             let fixed = s.cut(budget, 0);
             s.host = Some(Mutex::new(Host::new(&s.bundle, HostOptions { budget, fixed, policy, reading, prefetch, resident })?));
         }
-        Ok(CpuModel { shared })
+        Ok(CpuModel { shared, bundle })
     }
 
     fn with_kernels(bundle: Arc<Bundle>, threads: Option<usize>, kernels: &'static dyn Kernels) -> Result<CpuModel> {
@@ -99,13 +102,15 @@ impl CpuModel {
         // Working memory stays a small part of the bundle's size.
         let affordable = usize::try_from(bundle.len()).unwrap_or(usize::MAX) / 20 / report::working_bytes_per_token(plan);
         let most = affordable.clamp(SMALLEST_CHUNK, CHUNK);
-        Ok(CpuModel { shared: Arc::new(Shared { bundle, kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None }) })
+        let shared = Shared { bundle: bundle.clone(), kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None };
+        Ok(CpuModel { bundle, shared: Arc::new(shared) })
     }
 }
 
 impl Model for CpuModel {
     fn start(&self, options: RunOptions) -> Result<Box<dyn Run>> {
         let mut run = CpuRun {
+            bundle: self.bundle.clone(),
             shared: self.shared.clone(),
             options,
             caches: Vec::new(),
@@ -124,6 +129,10 @@ impl Model for CpuModel {
         let paging = self.shared.host().map(|h| h.report());
         let device_bytes = paging.as_ref().map_or(0, |p| p.fixed + p.slots);
         Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
+    }
+
+    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(CpuModel { bundle, shared: self.shared.clone() }))
     }
 
     fn set_budget(&self, bytes: u64) -> Result<()> {
@@ -189,6 +198,7 @@ impl Drop for CpuRun {
 }
 
 struct CpuRun {
+    bundle: Arc<Bundle>,
     shared: Arc<Shared>,
     options: RunOptions,
     /// One for each state.
@@ -209,10 +219,10 @@ impl Run for CpuRun {
     }
 
     fn reset(&mut self) {
-        let Shared { bundle, cache, most, .. } = &*self.shared;
+        let Shared { cache, most, .. } = &*self.shared;
         // More room never fails.
         let _ = self.shared.charge(std::mem::take(&mut self.charged), 0);
-        self.caches = Cache::all(bundle.plan(), *cache, self.options, *most);
+        self.caches = Cache::all(self.bundle.plan(), *cache, self.options, *most);
         self.position = 0;
     }
 
@@ -242,8 +252,8 @@ impl Run for CpuRun {
 
 impl CpuRun {
     fn batches(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
-        let shared = self.shared.clone();
-        let plan = shared.bundle.plan();
+        let (shared, bundle) = (self.shared.clone(), self.bundle.clone());
+        let plan = bundle.plan();
         if shared.host.is_some() {
             let end = self.position + tokens.len();
             let bytes = self.caches.iter().map(|cache| cache.bytes(end)).sum::<usize>() as u64;
@@ -272,7 +282,7 @@ impl CpuRun {
             }
             let turns = plan.rotations.iter().map(|r| Turns::new(r, self.options.context, self.position, tokens.len())).collect();
             let c = Context {
-                bundle: &shared.bundle,
+                bundle: &bundle,
                 kernels: shared.kernels,
                 team: shared.pool.team(),
                 options: self.options,

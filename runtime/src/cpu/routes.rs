@@ -59,6 +59,21 @@ impl Routes {
         Routes { list: Vec::new(), ends: vec![0; tokens] }
     }
 
+    /// The routes of token `t`.
+    pub(super) fn of_token(&self, t: usize) -> &[Route] {
+        let start = if t == 0 { 0 } else { self.ends[t - 1] };
+        &self.list[start..self.ends[t]]
+    }
+
+    /// Multiplies the weights of each token.
+    pub(super) fn scale(&mut self, by: &[f32]) {
+        let mut start = 0;
+        for (&end, by) in self.ends.iter().zip(by) {
+            self.list[start..end].iter_mut().for_each(|r| r.weight *= by);
+            start = end;
+        }
+    }
+
     /// The records that are used, each once, ascending.
     pub(super) fn records(&self) -> Vec<u32> {
         self.list.iter().map(|r| r.record).collect::<BTreeSet<u32>>().into_iter().collect()
@@ -75,10 +90,7 @@ impl Worklist {
     pub(super) fn new(routes: &Routes, dense: Option<&[f32]>) -> Worklist {
         let mut w = Worklist { starts: vec![0], ..Worklist::default() };
         // Sorting is stable: rows of one record stay in the order of tokens.
-        let token_of = routes.ends.iter().enumerate().flat_map(|(t, &end)| {
-            let start = if t == 0 { 0 } else { routes.ends[t - 1] };
-            (start..end).map(move |_| t as u32)
-        });
+        let token_of = (0..routes.ends.len()).flat_map(|t| routes.of_token(t).iter().map(move |_| t as u32));
         let mut order: Vec<(u32, u32, u32)> =
             routes.list.iter().zip(token_of).enumerate().map(|(i, (r, t))| (r.record, i as u32, t)).collect();
         order.sort_unstable();

@@ -6,6 +6,7 @@ mod readers;
 
 use std::collections::BTreeMap;
 
+use super::adapter;
 use super::batch::{Batch, Forms, Slab, View, groups_of};
 use super::context::Context;
 use super::experts::Coming;
@@ -114,10 +115,10 @@ pub(super) fn run(
     let mixed = mix(c, a, &readers, &queries, sinks, mixed);
 
     // Project back: every row of work what its queries, or those of its token, brought.
-    let codec = match (&output, pool) {
-        (None, Some(p)) => c.bundle.plan().pools[p].codec,
-        (Some(o), _) => o.codec(),
-        (None, None) => return Err(misplaced(step)),
+    let wanted = match (&a.o, pool) {
+        (Part::Shared(o), _) => adapter::forms(c, o)?,
+        (_, Some(p)) => Forms::for_codec(c.bundle.plan().pools[p].codec),
+        _ => return Err(misplaced(step)),
     };
     let by_head = match &a.latent {
         None => Values::Mixed(&mixed),
@@ -126,7 +127,7 @@ pub(super) fn run(
     let value = a.latent.as_ref().map_or(a.head_dim, |l| l.value) as usize;
     let width = a.heads as usize * value;
     let runs: Vec<usize> = work.runs.iter().map(|r| r.rows.len()).collect();
-    fill(c, &runs, width, (outputs, Forms::for_codec(codec)), |run, row, mut from, mut y| {
+    fill(c, &runs, width, (outputs, wanted), |run, row, mut from, mut y| {
         let row = work.runs[run].rows.start + row;
         let row = if routed { row } else { work.tokens[row] as usize };
         while !y.is_empty() {
@@ -148,7 +149,10 @@ pub(super) fn run(
         };
         let part = |run| Ok(product::Part { run, weights: weights(run)?, y: rows(run) });
         join.all(c, &work.runs.iter().map(part).collect::<Result<Vec<_>>>()?, x);
-        return Ok(());
+        return match (&a.o, work.dense_run()) {
+            (Part::Shared(o), Some(run)) => adapter::join(c, o, None, (&join, run, rows(run)), x),
+            _ => Ok(()),
+        };
     };
     pending.resize(groups_of(x.width) * work.rows(), [0.0; GROUP]);
     experts.rewind();

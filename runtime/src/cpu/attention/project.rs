@@ -1,5 +1,6 @@
 //! Queries, keys and values of a batch, from wherever the plan takes them.
 
+use super::super::adapter;
 use super::super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
 use super::super::context::Context;
 use super::super::experts::Coming;
@@ -34,7 +35,7 @@ pub(in super::super) fn forms(c: &Context<'_>, a: &Attention, pool: Option<&Pool
     let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec));
     for part in [&a.q, &a.k, &a.v] {
         forms = forms.and(match part {
-            Part::Shared(l) | Part::LowRank { down: l, .. } => Forms::for_codec(c.linear(l)?.codec()),
+            Part::Shared(l) | Part::LowRank { down: l, .. } => adapter::forms(c, l)?,
             Part::Input => Forms { floats: true, rounded: false },
             Part::Expert | Part::Sum { .. } => Forms::default(),
         });
@@ -111,6 +112,15 @@ pub(super) fn project<'s>(
             }
             jobs.extend(dense);
             expand(c, &jobs, BatchMut::floats(projected));
+        }
+    }
+
+    for (i, part) in parts.into_iter().enumerate() {
+        if let Part::Shared(l) = part
+            && !(i == 2 && state.tied)
+        {
+            let len = groups_of(c.linear(l)?.matrix.layout().rows) * tokens;
+            adapter::add(c, l, None, input, &mut projected[begins[i]..begins[i] + len])?;
         }
     }
 
