@@ -154,7 +154,7 @@ fn mxfp4_scale(group: &[f32; GROUP]) -> u8 {
         return 0;
     }
     // Exponents of subnormal numbers count as the smallest normal one.
-    let exponent = (top.to_bits() >> 23) as i32;
+    let exponent = (top.to_bits() >> 23).cast_signed();
     let first = (exponent - 2).clamp(0, 253) as u8;
     let error = |s: u8| -> f32 {
         let scale = e8m0(s);

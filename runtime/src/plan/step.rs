@@ -76,6 +76,7 @@ pub struct Routed {
 /// What a step computes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each step of a plan")]
 pub enum Work {
     /// Looks at earlier tokens through a [`State`].
     Attention(Attention),
