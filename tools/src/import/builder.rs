@@ -44,6 +44,11 @@ impl<'a> Builder<'a> {
         self.tensors.contains_key(tensor)
     }
 
+    /// Length of the last axis of the checkpoint's tensor of that name.
+    pub(super) fn columns(&self, tensor: &str) -> Option<u32> {
+        self.tensors.get(tensor).and_then(|t| t.shape.last()).and_then(|&n| u32::try_from(n).ok())
+    }
+
     /// Whether both names lead to the same values.
     pub(super) fn same(&self, a: &str, b: &str) -> bool {
         self.tensors.get(a).zip(self.tensors.get(b)).is_some_and(|(a, b)| a.is(b))
@@ -86,6 +91,14 @@ impl<'a> Builder<'a> {
     pub(super) fn store(&mut self, name: Name, shape: Shape, usage: Usage, source: Source) -> Name {
         self.dense.insert(name.clone(), Dense { shape, usage, source });
         name
+    }
+
+    /// Multiplies everything in the stored matrix or vector `name`.
+    pub(super) fn scale(&mut self, name: &str, by: f32) {
+        if let Some(dense) = self.dense.get_mut(name).filter(|_| by != 1.0) {
+            let of = std::mem::replace(&mut dense.source, Source::Constant(0.0));
+            dense.source = Source::Scaled(Box::new(of), by);
+        }
     }
 
     /// The linear layer `prefix.weight` `[rows, cols]`, with `prefix.bias` if it has one, as `name.weight` and `name.bias`.

@@ -1,13 +1,15 @@
 //! What most families share: a decoder of attention and feed-forward steps, and the tensor names transformers gives it. Families differ in
 //! a few fields of [`Decoder`] and in what they put in place of the feed-forward layer, some also in place of attention.
 
-use hotset::plan::{Attention, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
+use hotset::plan::{Attention, Embedding, Ffn, Head, Norm, Part, Routed, SharedFfn, State, Step, Work};
 
 use super::builder::Builder;
 use super::config::Config;
 use super::turned::{self, Heads};
 use super::{Import, rope};
 use crate::failure::{Failure, Result};
+
+const TABLE: &str = "model.embed_tokens.weight";
 
 /// The parts of a decoder outside its feed-forward layers.
 pub(super) struct Decoder {
@@ -60,6 +62,24 @@ pub(super) struct Names {
     pub(super) q_norm: &'static str,
     pub(super) k_norm: &'static str,
     pub(super) output: &'static str,
+}
+
+/// The two halves of a layer.
+#[derive(Clone, Copy)]
+pub(super) enum Half {
+    /// What looks at other tokens.
+    Mix,
+    Ffn,
+}
+
+impl Half {
+    /// The name of its step, and what the step's matrices are named after.
+    pub(super) fn step(self, layer: u32) -> String {
+        match self {
+            Half::Mix => format!("layers.{layer}.attention"),
+            Half::Ffn => format!("layers.{layer}.ffn"),
+        }
+    }
 }
 
 /// A layer under construction.
@@ -145,33 +165,57 @@ impl Decoder {
         mut mix: impl FnMut(&Decoder, &mut Builder<'_>, Layer<'_>) -> Result<Work>,
         mut ffn: impl FnMut(&mut Builder<'_>, u32, &str, &str) -> Result<(Option<Routed>, Option<SharedFfn>)>,
     ) -> Result<Import> {
-        const TABLE: &str = "model.embed_tokens.weight";
-        let (width, vocab, names) = (self.width, config.size("vocab_size")?, self.names);
-        let embedding = b.embedding(TABLE, vocab, width, self.embedding_scale)?;
-        let rotation = match self.partial {
-            None => rope::rotation(&config, self.head_dim, self.theta)?,
-            Some(part) => rope::partial_rotation(&config, self.head_dim, self.theta, part)?,
-        };
-        let rotation = b.rotation(rotation);
+        let embedding = self.embedding(&config, &mut b)?;
+        let rotation = self.rotation(&config, &mut b)?;
         for i in 0..self.layers {
-            let prefix = format!("model.layers.{i}");
-            let step = format!("layers.{i}.attention");
-            let norm = self.norm(&mut b, &format!("{step}.norm"), &format!("{prefix}.{}", names.attention_norm))?;
+            let (step, prefix) = (Half::Mix.step(i), format!("model.layers.{i}"));
             let work = mix(&self, &mut b, Layer { number: i, step: &step, prefix: &prefix, rotation })?;
-            b.step(Step { scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
-
-            let step = format!("layers.{i}.ffn");
-            let norm = self.norm(&mut b, &format!("{step}.norm"), &format!("{prefix}.{}", names.ffn_norm))?;
-            let (routed, shared) = ffn(&mut b, i, &step, &prefix)?;
-            let work = Work::Ffn(Ffn { shared });
-            b.step(Step { routed, scale: self.residual_scale, ..Step::new(step, Some(norm), work) });
+            self.push(&mut b, i, Half::Mix, None, work)?;
+            let (routed, shared) = ffn(&mut b, i, &Half::Ffn.step(i), &prefix)?;
+            self.push(&mut b, i, Half::Ffn, routed, Work::Ffn(Ffn { shared }))?;
         }
-        let norm = self.norm(&mut b, "head.norm", names.final_norm)?;
+        self.finish(&config, b, embedding)
+    }
+
+    /// The embedding, with which a model begins.
+    pub(super) fn embedding(&self, config: &Config<'_>, b: &mut Builder<'_>) -> Result<Embedding> {
+        b.embedding(TABLE, config.size("vocab_size")?, self.width, self.embedding_scale)
+    }
+
+    /// The rotation of all layers.
+    pub(super) fn rotation(&self, config: &Config<'_>, b: &mut Builder<'_>) -> Result<u32> {
+        let rotation = match self.partial {
+            None => rope::rotation(config, self.head_dim, self.theta)?,
+            Some(part) => rope::partial_rotation(config, self.head_dim, self.theta, part)?,
+        };
+        Ok(b.rotation(rotation))
+    }
+
+    /// Adds one half of a layer to the plan.
+    pub(super) fn push(&self, b: &mut Builder<'_>, layer: u32, half: Half, routed: Option<Routed>, work: Work) -> Result<()> {
+        let norm = self.layer_norm(b, layer, half)?;
+        b.step(Step { routed, scale: self.residual_scale, ..Step::new(half.step(layer), Some(norm), work) });
+        Ok(())
+    }
+
+    /// The norm before one half of a layer.
+    pub(super) fn layer_norm(&self, b: &mut Builder<'_>, layer: u32, half: Half) -> Result<Norm> {
+        let tensor = match half {
+            Half::Mix => self.names.attention_norm,
+            Half::Ffn => self.names.ffn_norm,
+        };
+        self.norm(b, &format!("{}.norm", half.step(layer)), &format!("model.layers.{layer}.{tensor}"))
+    }
+
+    /// The finished model, after all layers.
+    pub(super) fn finish(self, config: &Config<'_>, mut b: Builder<'_>, embedding: Embedding) -> Result<Import> {
+        let (width, vocab) = (self.width, config.size("vocab_size")?);
+        let norm = self.norm(&mut b, "head.norm", self.names.final_norm)?;
         let mut output = b.output(&embedding, self.tied, TABLE, vocab, width)?;
         if self.head_bias {
             output.bias = Some(b.vector("head.output.bias", "lm_head.bias", vocab)?);
         }
-        b.finish(width, vocab, rope::context(&config)?, embedding, Head { norm, output, scale: self.logit_scale })
+        b.finish(width, vocab, rope::context(config)?, embedding, Head { norm, output, scale: self.logit_scale })
     }
 
     fn norm(&self, b: &mut Builder<'_>, name: &str, prefix: &str) -> Result<Norm> {

@@ -46,7 +46,8 @@ impl Gated {
         Ok(b.pool(name.to_owned(), self.signature(), (0..experts as usize).map(record).collect()))
     }
 
-    fn signature(self) -> Expert {
+    /// What these experts are.
+    pub(super) fn signature(self) -> Expert {
         Expert::Ffn { hidden: self.hidden, gated: true, activation: self.activation, bias: false }
     }
 }

@@ -3,11 +3,14 @@
 //! An importer is a pure function of `config.json` and of the names and shapes of tensors, so it can be tested without weights, and the
 //! writer can stream. This is the only place that knows families by name.
 
+mod blockffn;
 mod bookkeeping;
 mod builder;
+mod coe;
 mod config;
 mod decoder;
 mod deepseek;
+mod dynamic_moe;
 mod encode;
 mod ernie4_5_moe;
 mod experts;
@@ -16,13 +19,18 @@ mod gpt_oss;
 mod granite;
 mod jetmoe;
 mod lfm2_moe;
+mod llama_moe_v2;
 mod mixtral;
 mod mla;
 mod moduleformer;
+mod mom;
+mod mom_router;
 mod olmoe;
 mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod readme;
+mod rmoe;
 mod rope;
 mod slice;
 mod source;
@@ -83,23 +91,37 @@ pub(crate) enum Usage {
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
+/// Families that took another's `model_type`, and keys that only they have.
+const NAMESAKES: [(&str, &[&str], &str); 3] = [
+    ("llama", &["add_cluster_predictor"], "readme"),
+    ("llama", &["num_experts", "top_p_threshold"], "dynamic_moe"),
+    ("mixtral", &["scale_factor", "num_moe_contract_layers", "use_attn_moe"], "llama_moe_v2"),
+];
+
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 15] = [
+const FAMILIES: [(&str, Importer); 22] = [
+    ("coe_deepseekv2", coe::import),
     ("deepseek_v2", deepseek::import_v2),
     ("deepseek_v3", deepseek::import_v3),
+    ("dynamic_moe", dynamic_moe::import),
     ("ernie4_5_moe", ernie4_5_moe::import),
     ("glm4_moe", glm4_moe::import),
+    ("gpt2-mot", mom::import),
     ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
     ("lfm2_moe", lfm2_moe::import),
+    ("llama_moe_rnn", rmoe::import),
+    ("llama_moe_v2", llama_moe_v2::import),
+    ("minicpm", blockffn::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
     ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
+    ("readme", readme::import),
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
@@ -110,6 +132,8 @@ pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
     };
+    let namesake = |(name, keys, _): &&(&str, &[&str], &str)| *name == model_type && keys.iter().any(|k| config.get(k).is_some());
+    let model_type = NAMESAKES.iter().find(namesake).map_or(model_type, |n| n.2);
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };

@@ -18,6 +18,11 @@ pub(super) fn rotation(config: &Config<'_>, head_dim: u32, default_theta: f64) -
     rope.rotation(head_dim, default_theta)
 }
 
+/// The rotation of whole heads of `head_dim`, in families whose code knows no scaling of it.
+pub(super) fn plain(theta: f64, head_dim: u32) -> Result<Rotation> {
+    Ok(Rotation::new(powers(theta, head_dim)?.iter().map(|p| 1.0 / p).collect(), 1.0))
+}
+
 /// The rotation of the first elements of heads of `head_dim`: a part of them that is `default_part` unless the configuration names one.
 pub(super) fn partial_rotation(config: &Config<'_>, head_dim: u32, default_theta: f64, default_part: f64) -> Result<Rotation> {
     let rope = Rope::read(config)?;
@@ -113,13 +118,7 @@ impl<'a> Rope<'a> {
     /// The rotation of `dim` elements.
     fn rotation(&self, dim: u32, default_theta: f64) -> Result<Rotation> {
         let theta = self.number("rope_theta")?.unwrap_or(default_theta);
-        if theta <= 1.0 {
-            return Err(Failure::new(format!("config.json: rope_theta is {theta}; expected a number above 1")));
-        }
-        if dim == 0 || !dim.is_multiple_of(2) {
-            return Err(Failure::new(format!("config.json: {dim} elements of a head cannot be rotated in halves")));
-        }
-        let powers: Vec<f32> = (0..dim / 2).map(|i| theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32).collect();
+        let powers = powers(theta, dim)?;
         let plain = powers.iter().map(|p| 1.0 / p);
         match self.kind {
             "default" => Ok(Rotation::new(plain.collect(), 1.0)),
@@ -213,6 +212,17 @@ impl<'a> Rope<'a> {
         let beyond = Beyond::Other { after: original as u32, frequencies, amplitude: long };
         Ok(Rotation { beyond: Some(beyond), ..Rotation::new(short, amplitude) })
     }
+}
+
+/// Positions per radian, for each pair of `dim` elements.
+fn powers(theta: f64, dim: u32) -> Result<Vec<f32>> {
+    if theta <= 1.0 {
+        return Err(Failure::new(format!("config.json: rope_theta is {theta}; expected a number above 1")));
+    }
+    if dim == 0 || !dim.is_multiple_of(2) {
+        return Err(Failure::new(format!("config.json: {dim} elements of a head cannot be rotated in halves")));
+    }
+    Ok((0..dim / 2).map(|i| theta.powf(f64::from(2.0 * i as f32 / dim as f32)) as f32).collect())
 }
 
 /// YaRN's growth of attention with the logarithm of the scaling.
