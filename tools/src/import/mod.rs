@@ -48,6 +48,7 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
+pub(crate) use config::activation;
 use config::{Config, Read};
 
 pub(crate) use encode::{DEFAULT, Options, write};
