@@ -37,12 +37,12 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
 
         let (step, prefix) = (Half::Ffn.step(i), format!("{layer}.moe"));
-        let hidden = width_of(&b, &format!("{prefix}.gate_proj_0.weight"))?;
+        let hidden = hidden_of(&b, &format!("{prefix}.down_proj_0.weight"))?;
         let sizes = Gated { width: decoder.width, hidden, experts, activation };
         let pool = pool(&mut b, &format!("{step}.experts"), &prefix, sizes)?;
-        let residual = format!("{prefix}.gate_proj_residual.weight");
+        let residual = format!("{prefix}.down_proj_residual.weight");
         let shared = if b.has(&residual) {
-            let sizes = Gated { hidden: width_of(&b, &residual)?, ..sizes };
+            let sizes = Gated { hidden: hidden_of(&b, &residual)?, ..sizes };
             Some(shared(&mut b, &format!("{step}.residual"), &prefix, sizes)?)
         } else {
             None
@@ -54,9 +54,9 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     decoder.finish(&config, b, embedding)
 }
 
-/// Rows of a matrix whose width the configuration does not say.
-fn width_of(b: &Builder<'_>, tensor: &str) -> Result<u32> {
-    b.rows(tensor).ok_or_else(|| {
+/// The hidden width that leads to the matrix back `tensor`: the configuration does not say it.
+fn hidden_of(b: &Builder<'_>, tensor: &str) -> Result<u32> {
+    b.columns(tensor).ok_or_else(|| {
         Failure::new(format!("the checkpoint lacks the tensor {tensor:?}; cut its layers into experts before converting it"))
     })
 }
