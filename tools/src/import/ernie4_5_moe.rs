@@ -24,7 +24,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     // Capacities of training, and layers that only guess further tokens.
     config.ignore(&["moe_capacity", "moe_gate", "moe_use_aux_free", "num_nextn_predict_layers"]);
     b.ignore_all("model.mtp_");
-    let decoder = Decoder { theta: 500_000.0, adjacent: true, qkv_bias: bias, output_bias: bias, ..Decoder::read(&config, 1e-5)? };
+    let decoder =
+        Decoder { theta: 500_000.0, adjacent: true, qkv_bias: bias, output_bias: bias, head_bias: bias, ..Decoder::read(&config, 1e-5)? };
     let decoder = Decoder { tied: config.flag("tie_word_embeddings", true)?, ..decoder };
     decoder.build(config, b, |b, layer, step, prefix| {
         let prefix = format!("{prefix}.mlp");

@@ -80,7 +80,7 @@ pub fn plan(seed: u64, codec: Codec) -> Model {
         steps: Vec::new(),
         head: Head { norm: Norm::Rms { weight: String::new(), eps: 1e-5 }, output: linear("embedding"), scale: random.pick(&[1.0, 0.5]) },
     };
-    let model = Model { plan, tensors: Default::default(), values: Default::default() };
+    let model = Model { plan, tensors: Default::default(), values: Default::default(), records: Default::default() };
     let mut d = Draw { random, codec, model };
     d.matrix("embedding", vocab, width);
     if d.random.below(4) == 0 {
