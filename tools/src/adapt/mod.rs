@@ -2,8 +2,6 @@
 //! call them: `layers.<i>.attention.{q,k,v,o}` and `layers.<i>.ffn.{gate,up,down}`.
 
 mod config;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
