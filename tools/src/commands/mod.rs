@@ -7,6 +7,7 @@ mod devices;
 mod eval;
 mod inspect;
 mod logits;
+mod moefy;
 mod replay;
 mod run;
 mod synth;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Trace(trace::Args),
     Replay(replay::Args),
     Synth(synth::Args),
+    Moefy(moefy::Args),
 }
 
 impl Command {
@@ -44,6 +46,7 @@ impl Command {
             Command::Trace(args) => trace::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Synth(args) => synth::run(args),
+            Command::Moefy(args) => moefy::run(args),
         }
     }
 }

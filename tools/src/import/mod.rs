@@ -10,6 +10,7 @@ mod encode;
 mod experts;
 mod granite;
 mod jetmoe;
+mod llama;
 mod mixtral;
 mod moduleformer;
 mod olmoe;
@@ -73,10 +74,11 @@ pub(crate) enum Usage {
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 8] = [
+const FAMILIES: [(&str, Importer); 9] = [
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("llama", llama::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
