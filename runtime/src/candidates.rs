@@ -2,6 +2,9 @@
 
 use crate::model::{Best, Candidates};
 
+/// The logit of a token that must not be chosen: far below all others, yet finite after penalties.
+pub(crate) const FLOOR: f32 = -1e30;
+
 impl Best {
     /// Applies the repetition penalty to `logits` `[V]` in place.
     pub(crate) fn penalise(&self, logits: &mut [f32]) {

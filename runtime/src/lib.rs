@@ -65,11 +65,12 @@ mod reading;
 mod session;
 pub mod text;
 
+pub use bundle::Adapter;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
 pub use paging::{PagingOptions, Placement};
 pub use session::{
-    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, Session,
+    CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, SelfContrast, Session,
     SessionOptions, Statistics, StopReason, Stream, Token,
 };
 

@@ -3,10 +3,13 @@
 //! An executor (`cpu` or `gpu`) turns an open bundle into a [`Model`]; each session holds one [`Run`] of it, which
 //! owns the caches. Callers have already checked token ids against the vocabulary and positions against the context.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
+use crate::plan::{Rule, Select};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -27,6 +30,15 @@ pub trait Model: Send + Sync {
     fn set_budget(&self, bytes: u64) -> Result<()> {
         let _ = bytes;
         Err(not_paged())
+    }
+
+    /// This model with an adapter: `bundle` is its own one, [adapted](Bundle::adapted). Everything else is shared, budgets included.
+    ///
+    /// # Errors
+    /// When this device cannot run adapters.
+    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        let _ = bundle;
+        Err(Error::Input("adapters run on the CPU only; open the bundle there".into()))
     }
 
     /// What was learned about which experts are used, as JSON for [`set_heat`](Self::set_heat); `None` when all are resident.
@@ -89,6 +101,39 @@ pub struct RunOptions {
     pub slide: bool,
     /// Stick-breaking attention stops looking back once less than this much of the stick is left; 0 looks at everything.
     pub stick_epsilon: f32,
+    /// Which experts routers take that take the best few.
+    pub routing: Routing,
+}
+
+impl RunOptions {
+    /// A conversation of at most `context` tokens, exactly as the plan says.
+    pub const fn new(context: usize) -> RunOptions {
+        RunOptions { context, slide: false, stick_epsilon: 0.0, routing: Routing::Planned }
+    }
+}
+
+/// A run-time override of [`Rule::TopK`]; other rules stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// As the plan says.
+    #[default]
+    Planned,
+    /// This many, or all there are to choose from.
+    TopK(u32),
+    /// Only the one that this many others come before, or the last one.
+    Rank(u32),
+}
+
+impl Routing {
+    /// The rule in force for a router that selects so among `experts`.
+    pub fn rule(self, select: &Select, experts: u32) -> Rule {
+        let available = select.available(experts);
+        match (self, select.rule) {
+            (Routing::TopK(k), Rule::TopK { .. }) => Rule::TopK { k: k.clamp(1, available) },
+            (Routing::Rank(rank), Rule::TopK { .. }) => Rule::Rank { rank: rank.min(available - 1) },
+            (_, rule) => rule,
+        }
+    }
 }
 
 /// Which result a caller needs.

@@ -31,7 +31,7 @@ fn opening_and_closing_leaves_nothing_behind() {
         let paging = CpuPaging { budget: 1 << 30, ..CpuPaging::default() };
         let model = CpuModel::paged(Arc::new(bundle), Some(2), &paging).unwrap();
         for _ in 0..2 {
-            let mut run = model.start(RunOptions { context: 64, slide: false, stick_epsilon: 0.0 }).unwrap();
+            let mut run = model.start(RunOptions::new(64)).unwrap();
             run.forward(&[1, 2, 3], Want::Nothing).unwrap();
         }
     };

@@ -15,7 +15,7 @@ use hotset::model::{Best, Model, Output, RunOptions, Want};
 
 use support::Random;
 
-const WHOLE: RunOptions = RunOptions { context: 512, slide: false, stick_epsilon: 0.0 };
+const WHOLE: RunOptions = RunOptions::new(512);
 
 fn logits(output: Output) -> Vec<f32> {
     match output {
@@ -79,10 +79,10 @@ fn other_codecs_agree_within_the_rounding_of_activations() {
 #[test]
 fn batches_and_threads_do_not_change_a_bit() {
     for seed in 0..40 {
-        let bundle = bundle(seed, Codec::ALL[seed as usize % 5]);
+        let bundle = bundle(seed, Codec::ALL[seed as usize % Codec::ALL.len()]);
         let tokens = Random::new(seed).tokens(75, bundle.plan().vocab);
-        let options = [WHOLE, RunOptions { stick_epsilon: 0.01, ..WHOLE }, RunOptions { context: 37, slide: true, stick_epsilon: 0.0 }]
-            [seed as usize % 3];
+        let options =
+            [WHOLE, RunOptions { stick_epsilon: 0.01, ..WHOLE }, RunOptions { slide: true, ..RunOptions::new(37) }][seed as usize % 3];
         let want = run(&CpuModel::new(bundle.clone(), Some(1)).unwrap(), options, &tokens, 1);
         for (threads, pieces) in [(1, 75), (2, 1), (2, 40), (3, 7), (5, 75)] {
             let got = run(&CpuModel::new(bundle.clone(), Some(threads)).unwrap(), options, &tokens, pieces);
@@ -93,7 +93,7 @@ fn batches_and_threads_do_not_change_a_bit() {
 
 #[test]
 fn a_sliding_cache_forgets_like_the_reference() {
-    let options = RunOptions { context: 9, slide: true, stick_epsilon: 0.0 };
+    let options = RunOptions { slide: true, ..RunOptions::new(9) };
     for seed in 0..40 {
         let bundle = bundle(seed, Codec::F32);
         let tokens = Random::new(seed).tokens(150, bundle.plan().vocab);
@@ -137,7 +137,7 @@ fn damaged_weights_are_an_error_and_leave_the_run_as_it_was() {
         model.values.get_mut("embedding").unwrap()[4 * width + 1] = f32::NAN;
         let bundle = Arc::new(model.write(dir.path(), codec as u64));
         let fast = CpuModel::new(bundle, Some(2)).unwrap();
-        for options in [WHOLE, RunOptions { context: 2, slide: true, stick_epsilon: 0.0 }] {
+        for options in [WHOLE, RunOptions { slide: true, ..RunOptions::new(2) }] {
             let mut run = fast.start(options).unwrap();
             run.forward(&[1, 2, 3], Want::Nothing).unwrap();
             assert!(matches!(run.forward(&[5, 4, 6], Want::Last), Err(Error::NotFinite(_))));

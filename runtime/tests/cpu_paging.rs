@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use support::Random;
 
-const WHOLE: RunOptions = RunOptions { context: 512, slide: false, stick_epsilon: 0.0 };
+const WHOLE: RunOptions = RunOptions::new(512);
 
 /// The bits of the logits after every token, fed in pieces of the given length; `between` is called before each piece.
 fn bits(model: &dyn Model, tokens: &[u32], pieces: usize, mut between: impl FnMut()) -> Result<Vec<u32>, Error> {

@@ -15,7 +15,7 @@ use hotset::cpu::reference::ReferenceModel;
 use hotset::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions, adapters};
 use hotset::model::{Model, Output, Run, RunOptions, Want};
 
-const OPTIONS: RunOptions = RunOptions { context: 64, slide: false, stick_epsilon: 0.0 };
+const OPTIONS: RunOptions = RunOptions::new(64);
 
 fn logits(model: &dyn Model, batches: &[&[u32]]) -> Vec<f32> {
     rows(&mut *model.start(OPTIONS).unwrap(), batches)

@@ -12,20 +12,22 @@ fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: v
     let r = n & 7u;
     let t = n >> 3u;
     let token = group.y * TILE;
-    let column = group.z * groups.x + group.x;
+    let column = select(group.z * groups.x, 0u, params.block > 0u) + group.x;
+    // Panels of the blocks before this one.
+    let skip = group.z * params.block;
     if n < TILE {
         // Tokens past the end repeat the last one and are not stored.
-        rows[n] = params.base + min(token + n, params.tokens - 1u) * params.x_stride;
+        rows[n] = params.base + group.z * params.block_x + min(token + n, params.tokens - 1u) * params.x_stride;
     }
 #ifdef FORM_PLAIN
-    let last = params.segments[2].panels - 1u;
+    let last = select(params.segments[2].panels, params.block, params.block > 0u) - 1u;
     // Quads past the end repeat the last panel and are not stored.
     let quad_a = column * 16u + r;
     let quad_b = quad_a + 8u;
-    let s_a = segment_of(min(quad_a >> 2u, last));
-    let s_b = segment_of(min(quad_b >> 2u, last));
-    let panel_a = inside(min(quad_a >> 2u, last), s_a);
-    let panel_b = inside(min(quad_b >> 2u, last), s_b);
+    let s_a = segment_of(skip + min(quad_a >> 2u, last));
+    let s_b = segment_of(skip + min(quad_b >> 2u, last));
+    let panel_a = inside(skip + min(quad_a >> 2u, last), s_a);
+    let panel_b = inside(skip + min(quad_b >> 2u, last), s_b);
 #else
     let last = params.segments[0].panels - 1u;
     let quad_a = column * 8u + r;
@@ -60,14 +62,14 @@ fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: v
         }
 #ifdef FORM_PLAIN
         if (quad_a >> 2u) <= last {
-            y[a.out + to * a.stride + row_a] = params.scale * activate(params.activation, sum_a[i] + bias_a);
+            y[a.out + to * a.stride + row_a] = params.scale * activate(sum_a[i] + bias_a);
         }
         if (quad_b >> 2u) <= last {
-            y[b.out + to * b.stride + row_b] = params.scale * activate(params.activation, sum_b[i] + bias_b);
+            y[b.out + to * b.stride + row_b] = params.scale * activate(sum_b[i] + bias_b);
         }
 #else
         if (quad_a >> 2u) <= last {
-            y[a.out + to * a.stride + row_a] = activate(params.activation, sum_a[i] + bias_a) * (sum_b[i] + bias_b);
+            y[a.out + to * a.stride + row_a] = gated(sum_a[i] + bias_a, sum_b[i] + bias_b);
         }
 #endif
     }

@@ -53,22 +53,26 @@ fn main(@builtin(local_invocation_index) n: u32, @builtin(workgroup_id) group: v
         sum_a += tile(words_a + step, scales_a, g, quad_a & 3u, t);
         sum_b += tile(words_b + step, scales_b, g, quad_b & 3u, t);
     }
+    let row_a = panel_a * 4u + (quad_a & 3u);
+    let row_b = panel_b * 4u + (quad_b & 3u);
+    let bias_a = bias_of(a, slot, row_a);
+    let bias_b = bias_of(b, slot, row_b);
     for (var i = 0u; i < 4u; i++) {
         let member = t + i * 8u;
         if member >= list.z {
             break;
         }
-        let to = sorted[list.y + member] * params.y_stride;
+        let to = params.out + sorted[list.y + member] * params.y_stride;
 #ifdef FORM_PLAIN
         if (quad_a >> 2u) <= last {
-            y[to + quad_a] = activate(params.activation, sum_a[i]);
+            y[to + quad_a] = activate(sum_a[i] + bias_a);
         }
         if (quad_b >> 2u) <= last {
-            y[to + quad_b] = activate(params.activation, sum_b[i]);
+            y[to + quad_b] = activate(sum_b[i] + bias_b);
         }
 #else
         if (quad_a >> 2u) <= last {
-            y[to + quad_a] = activate(params.activation, sum_a[i]) * sum_b[i];
+            y[to + quad_a] = gated(sum_a[i] + bias_a, sum_b[i] + bias_b);
         }
 #endif
     }
@@ -79,5 +83,5 @@ fn words_of(m: Matrix, slot: u32, panel: u32) -> u32 {
 }
 
 fn scales_of(m: Matrix, slot: u32, panel: u32) -> u32 {
-    return slot * params.slot_stride + m.scales + panel * (params.chunks >> 2u) * 2u;
+    return slot * params.slot_stride + m.scales + panel * (params.chunks >> 2u) * SCALE_LINES;
 }

@@ -11,7 +11,7 @@ struct Params {
 
 var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> ids: array<u32>; // [routes]
+@group(0) @binding(0) var<storage, read> ids: array<u32>; // [routes]; entries without an expert are in no list
 @group(0) @binding(1) var<storage, read_write> starts: array<u32>; // [experts]: count, then first in `sorted`
 @group(0) @binding(2) var<storage, read_write> sorted: array<u32>; // [routes]
 @group(0) @binding(3) var<storage, read_write> tiles: array<vec4u>; // [0].x: how many; then expert, first in `sorted`, routes

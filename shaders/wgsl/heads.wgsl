@@ -1,5 +1,6 @@
 // From projections to queries and cache rows: normalise, clip, rotate, store. A workgroup per token and unit, where a unit is what is
-// normalised together: one head, or all heads of a query set, of the keys, of the values.
+// normalised together: one head, or all heads of a query set, of the keys, of the values. Where routes have keys of their own, each stands
+// for a token.
 #import latch
 const LANES = 64u;
 #import sum_max
@@ -20,21 +21,24 @@ struct Params {
     heads: u32, // H, of one query set
     kv_heads: u32,
     head_dim: u32,
-    head_stride: u32, // head_dim padded to a multiple of 4
     routes: u32, // query sets of a token
     q_stride: u32, // between query sets in `projected`
     k: u32, // first key of token 0 in `projected`
     v: u32, // first value of token 0
     kv_stride: u32, // between tokens
-    kv_input: u32, // 1: keys and values are rows of `a`, whose stride is kv_stride
+    kv_input: u32, // 1: keys and values are rows of `other`
+    other_stride: u32, // of `other`, between tokens
+    share: u32, // routes of a token where each has keys of its own, else 1
+    rows: u32, // where it has: first entry of the routes in `other`
+    rank: u32, // of a latent: elements of a head that are neither rotated nor a query's own; 0: none
+    plain: u32, // of a latent: elements of a query that were mapped to it
     clip: f32,
     q_norm: Norm,
     k_norm: Norm,
     turns: u32, // of token 0 in `turns`
-    pairs: u32, // rotated pairs of a head; 0: no rotation
+    pairs: u32, // rotated pairs of a head, behind `rank`; 0: no rotation
     position: u32, // of token 0
     capacity: u32, // rows of the cache
-    tied: u32, // 1: values are not stored
 }
 
 var<immediate> params: Params;
@@ -42,7 +46,9 @@ var<immediate> params: Params;
 @group(0) @binding(0) var<storage, read> vectors: array<f32>;
 @group(0) @binding(1) var<storage, read> turns: array<vec2f>; // [tokens, pairs]: cosine and sine
 @group(0) @binding(2) var<storage, read> projected: array<f32>; // queries [tokens, routes, H·h], keys, values, rows padded
-@group(0) @binding(3) var<storage, read> a: array<f32>; // [tokens, padded D]
+// [tokens, padded D], the step's input that serves as keys; or [tokens, H, plain + rotated], queries before a latent; or rows of routes,
+// see `append`.
+@group(0) @binding(3) var<storage, read> other: array<u32>;
 @group(0) @binding(4) var<storage, read_write> queries: array<f32>; // [tokens, routes, H, head_stride]
 @group(0) @binding(5) var<storage, read_write> keys: array<f32>; // [capacity, KV, head_stride]
 @group(0) @binding(6) var<storage, read_write> values: array<f32>; // [capacity, KV, head_stride]
@@ -57,6 +63,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
         return;
     }
     let token = group.y;
+    let head_stride = (params.head_dim + 3u) / 4u * 4u;
     let q_units = select(params.heads, 1u, params.q_norm.full == 1u) * params.routes;
     let k_units = select(params.kv_heads, 1u, params.k_norm.full == 1u);
 
@@ -80,51 +87,60 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     let row_set = token * params.routes + unit / per_set;
     let span = select(1u, heads, norm.full == 1u);
     let first = unit % per_set;
-    var base = first * params.head_dim;
-    var to = first * params.head_stride;
-    switch role {
-        case QUERY: {
-            base += row_set * params.q_stride;
-            to += row_set * heads * params.head_stride;
+    var source = Source(first * params.head_dim, 0u, params.head_dim, false);
+    var to = first * head_stride;
+    if role == QUERY {
+        source.base += row_set * params.q_stride;
+        to += row_set * params.heads * head_stride;
+        if params.rank > 0u {
+            source.base = row_set * params.q_stride + first * ((params.rank + 15u) / 16u * 16u);
+            source.rest = token * params.other_stride + first * (params.plain + params.head_dim - params.rank) + params.plain;
+            source.inner = params.rank;
         }
-        default: {
-            base += token * params.kv_stride + select(params.v, params.k, role == KEY);
-            to += (params.position + token) % params.capacity * heads * params.head_stride;
+    } else {
+        var row = (params.position + token) % params.capacity;
+        if params.rows != NONE {
+            row = other[params.rows + 3u * token + 2u];
+            if row == NONE {
+                return;
+            }
         }
+        to += row * params.kv_heads * head_stride;
+        source.input = params.kv_input == 1u;
+        source.base += select(token * params.kv_stride + select(params.v, params.k, role == KEY), token * params.other_stride, source.input);
     }
-    let input = role != QUERY && params.kv_input == 1u;
 
-    let n = span * params.head_dim;
+    let n = select(span * params.head_dim, params.rank, params.rank > 0u);
     var mean = 0.0;
     var factor = 1.0;
     if norm.kind == LAYER {
         var sum = 0.0;
         for (var i = lane.index; i < n; i += LANES) {
-            sum += element(base + i, input);
+            sum += element(source, i);
         }
         mean = sum_all(lane, sum) / f32(n);
     }
     if norm.kind != 0u {
         var spread = 0.0;
         for (var i = lane.index; i < n; i += LANES) {
-            let d = element(base + i, input) - mean;
+            let d = element(source, i) - mean;
             spread += d * d;
         }
         factor = inverseSqrt(sum_all(lane, spread) / f32(n) + norm.eps);
     }
 
-    for (var i = lane.index; i < span * params.head_stride; i += LANES) {
-        let head = i / params.head_stride * params.head_dim;
-        let d = i % params.head_stride;
+    for (var i = lane.index; i < span * head_stride; i += LANES) {
+        let head = i / head_stride * params.head_dim;
+        let d = i % head_stride;
         var v = 0.0;
         if d < params.head_dim {
-            v = (element(base + head + d, input) - mean) * factor;
-            v = gain(norm, head + d, v);
-            if role != VALUE && d < 2u * params.pairs {
-                let low = d < params.pairs;
-                let other = head + select(d - params.pairs, d + params.pairs, low);
-                let w = gain(norm, other, (element(base + other, input) - mean) * factor);
-                let turn = turns[params.turns + token * params.pairs + select(d - params.pairs, d, low)];
+            v = gain(norm, n, head + d, element(source, head + d), mean, factor);
+            if role != VALUE && d >= params.rank && d < params.rank + 2u * params.pairs {
+                let pair = d - params.rank;
+                let low = pair < params.pairs;
+                let partner = head + select(d - params.pairs, d + params.pairs, low);
+                let w = gain(norm, n, partner, element(source, partner), mean, factor);
+                let turn = turns[params.turns + token / params.share * params.pairs + select(pair - params.pairs, pair, low)];
                 v = v * turn.x + select(w, -w, low) * turn.y;
             }
         }
@@ -136,18 +152,29 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     }
 }
 
-fn element(at: u32, input: bool) -> f32 {
-    if input {
-        return a[at];
-    }
-    return projected[at];
+// Where a unit's elements are.
+struct Source {
+    base: u32, // of the first, in `projected`, or in `other` where `input` is set
+    rest: u32, // in `other`: of the first one that is not among the `inner` ones
+    inner: u32,
+    input: bool,
 }
 
-// The normalised and clipped element from its centred and scaled value; `at` counts from the unit's first.
-fn gain(norm: Norm, at: u32, v: f32) -> f32 {
+fn element(source: Source, at: u32) -> f32 {
+    if source.input {
+        return bitcast<f32>(other[source.base + at]);
+    }
+    if params.rank > 0u && at >= source.inner {
+        return bitcast<f32>(other[source.rest + at - source.inner]);
+    }
+    return projected[source.base + at];
+}
+
+// The normalised and clipped element; `at` counts from the unit's first, of which `n` are normalised.
+fn gain(norm: Norm, n: u32, at: u32, v: f32, mean: f32, factor: f32) -> f32 {
     var y = v;
-    if norm.kind != 0u {
-        y *= vectors[norm.weight + at];
+    if norm.kind != 0u && at < n {
+        y = (v - mean) * factor * vectors[norm.weight + at];
         if norm.bias != NONE {
             y += vectors[norm.bias + at];
         }

@@ -1,5 +1,5 @@
 // What joins the parts of a step and prepares the next one: a workgroup per token.
-// x += scale · (Σ weight · routed + σ(gate) · dense + bias), then a = norm(x). Each part may be absent.
+// x += scale · (Σ weight · routed + σ(gate) · dense + bias), then a = norm(x). Each part may be absent; x may be replaced instead.
 #import latch
 const LANES = 256u;
 #import sum_max
@@ -12,7 +12,8 @@ struct Params {
     width: u32, // D
     stride: u32, // of all rows, in vec4
     first: u32, // first token
-    joins: u32, // 0: only normalise
+    joins: u32, // 0: only normalise; 1: add; 2: replace
+    prepares: u32, // 0: leave a alone
     routes: u32, // per token, 0 when nothing is routed
     dense: u32, // 1 when there is a dense part
     gate: u32, // of token 0 in `gates`, or NONE
@@ -32,7 +33,7 @@ var<immediate> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<f32>; // [tokens, routes]
 @group(0) @binding(3) var<storage, read> dense: array<vec4f>; // [tokens, padded D]
 @group(0) @binding(4) var<storage, read> gates: array<f32>;
-@group(0) @binding(5) var<storage, read_write> x: array<vec4f>; // [tokens, padded D], the residual stream
+@group(0) @binding(5) var<storage, read_write> x: array<vec4f>; // [tokens, padded D], a stream
 @group(0) @binding(6) var<storage, read_write> a: array<vec4f>; // [tokens, padded D], the next step's input
 
 @compute @workgroup_size(256)
@@ -51,11 +52,14 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     var squares = vec4f(0.0);
     for (var i = lane.index; i < n; i += LANES) {
         var v = x[row + i];
-        if params.joins == 1u {
+        if params.joins != 0u {
             var y = vec4f(0.0);
             for (var r = 0u; r < params.routes; r++) {
                 let route = token * params.routes + r;
-                y += weights[route] * routed[route * params.stride + i];
+                // An entry without an expert weighs nothing, and nobody has written its row.
+                if weights[route] != 0.0 {
+                    y += weights[route] * routed[route * params.stride + i];
+                }
             }
             if params.dense == 1u {
                 y += gate * dense[row + i];
@@ -63,11 +67,14 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
             if params.bias != NONE {
                 y += vectors[params.bias + i];
             }
-            v += params.scale * y;
+            v = select(vec4f(0.0), v, params.joins == 1u) + params.scale * y;
             x[row + i] = v;
         }
         sums += v;
         squares += v * v;
+    }
+    if params.prepares == 0u {
+        return;
     }
     var mean = 0.0;
     var factor = 1.0;

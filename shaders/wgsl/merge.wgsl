@@ -5,11 +5,12 @@ struct Params {
     head_dim: u32,
     splits: u32,
     out_stride: u32, // between query sets in `mixed`
+    out_head: u32, // between heads there
 }
 
 var<immediate> params: Params;
 
-@group(0) @binding(0) var<storage, read> parts: array<f32>; // [tokens, routes, H, splits, h]
+@group(0) @binding(0) var<storage, read> parts: array<f32>; // [tokens, routes, H, splits, h], see `attend`
 @group(0) @binding(1) var<storage, read> stats: array<vec2f>; // [tokens, routes, H, splits]
 @group(0) @binding(2) var<storage, read_write> mixed: array<f32>; // [tokens, routes, padded H·h]
 
@@ -42,8 +43,9 @@ fn main(@builtin(local_invocation_index) lane: u32, @builtin(workgroup_id) group
 #endif
         }
 #ifdef KIND_SOFTMAX
-        sum /= left;
+        // A route without an expert has seen nothing.
+        sum = select(sum / left, 0.0, left == 0.0);
 #endif
-        mixed[group.y * params.out_stride + group.x * params.head_dim + d] = sum;
+        mixed[group.y * params.out_stride + group.x * params.out_head + d] = sum;
     }
 }

@@ -1,5 +1,6 @@
 //! `hotset`: convert checkpoints to bundles, run them, talk to them, measure them.
 
+mod adapt;
 mod checkpoint;
 mod commands;
 mod documents;

@@ -7,7 +7,10 @@ use clap::Args;
 use hotset::bundle::Reading;
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
-use hotset::{Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, Session, SessionOptions};
+use hotset::{
+    Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
+    SessionOptions,
+};
 
 use crate::failure::{Failure, Result};
 use crate::saving::Saving;
@@ -99,22 +102,55 @@ impl DeviceArgs {
     }
 }
 
-/// How much of a conversation is kept.
+/// How a conversation is kept, and which experts it uses.
 #[derive(Debug, Args)]
-pub(crate) struct ContextArgs {
+pub(crate) struct SessionArgs {
     /// Tokens to keep [default: what the model was trained for, at most 4096]
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// Forget the oldest tokens when the context is full, instead of stopping
     #[arg(long)]
     slide: bool,
+    /// Experts per token, instead of as many as the model was trained for (changes the answers)
+    #[arg(long, value_name = "K")]
+    experts_per_token: Option<u32>,
+    /// Decode with the difference to a weak routing that uses the expert of this rank only: logits (1 + BETA)·strong − BETA·weak, of
+    /// tokens at least ALPHA times as likely as the likeliest; 0.5,0.1,3 is usual (changes the answers, doubles the work)
+    #[arg(long, value_name = "BETA,ALPHA,RANK", value_parser = self_contrast)]
+    self_contrast: Option<SelfContrast>,
+    /// Low-rank experts to add, made by `hotset adapt` (CPU only)
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
 }
 
-impl ContextArgs {
+/// Reads `0.5,0.1,3`.
+fn self_contrast(text: &str) -> std::result::Result<SelfContrast, String> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let contrast = |[beta, alpha, rank]: [&str; 3]| {
+        Some(SelfContrast { beta: beta.parse().ok()?, alpha: alpha.parse().ok()?, rank: rank.parse().ok()? })
+    };
+    let read = <[&str; 3]>::try_from(parts).ok().and_then(contrast);
+    read.ok_or_else(|| "give two numbers and a rank, such as 0.5,0.1,3".to_owned())
+}
+
+impl SessionArgs {
     /// Starts a session.
     pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
+        self.start(engine, self.context)
+    }
+
+    /// Starts a session for `tokens` and nothing after them: models whose positions depend on the conversation's length see the length that
+    /// a single pass over these tokens has.
+    pub(crate) fn session_for(&self, engine: &Engine, tokens: usize) -> Result<Session> {
+        self.start(engine, self.context.or(Some(tokens.max(1))))
+    }
+
+    fn start(&self, engine: &Engine, context: Option<usize>) -> Result<Session> {
         let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
-        Ok(engine.session(&SessionOptions { context: self.context, overflow, ..SessionOptions::default() })?)
+        let &SessionArgs { experts_per_token, self_contrast, ref adapter, .. } = self;
+        let adapter = adapter.as_ref().map(Adapter::open).transpose()?;
+        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, ..SessionOptions::default() };
+        Ok(engine.session(&options)?)
     }
 }
 

@@ -11,6 +11,7 @@
 //! A reader validates everything once, when it opens the file, and trusts it afterwards. Opening maps the file; nothing is read that is not
 //! needed.
 
+mod adapter;
 mod cost;
 mod file;
 mod header;
@@ -19,6 +20,7 @@ mod read;
 mod record;
 mod write;
 
+pub use adapter::Adapter;
 pub use file::Reading;
 pub use manifest::{Manifest, Provenance, TensorInfo, Text};
 pub use read::Bundle;

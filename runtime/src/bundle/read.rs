@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut};
 
@@ -17,18 +18,30 @@ use crate::plan::Plan;
 /// An open bundle: the mapped file and what is known about it.
 pub struct Bundle {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
     /// The file itself; `None` for a bundle that was in memory.
-    source: Option<Source>,
+    source: Option<Arc<Source>>,
     /// A copy of everything between header and records, which begins at this byte of the file.
-    held: Option<(usize, Mmap)>,
-    manifest: Manifest,
-    dense: HashMap<String, Range<usize>>,
+    held: Option<(usize, Arc<Mmap>)>,
+    pub(super) manifest: Manifest,
+    pub(super) dense: HashMap<String, Place>,
+    /// The file of an adapter.
+    pub(super) adapter: Option<Arc<Mmap>>,
     tokenizer: Option<Range<usize>>,
     pools: Vec<PoolRegion>,
 }
 
+/// Where a dense tensor is.
+#[derive(Clone)]
+pub(super) enum Place {
+    /// In the bundle's file.
+    File(Range<usize>),
+    /// In the adapter's.
+    Adapter(Range<usize>),
+}
+
 /// Where the records of one pool are in the file.
+#[derive(Clone)]
 struct PoolRegion {
     layout: RecordLayout,
     start: usize,
@@ -76,7 +89,33 @@ impl Bundle {
 
     fn new(path: &Path, map: Mmap, source: Option<Source>, parsed: Parsed) -> Bundle {
         let Parsed { manifest, dense, tokenizer, pools } = parsed;
-        Bundle { path: path.to_owned(), map, source, held: None, manifest, dense, tokenizer, pools }
+        let dense = dense.into_iter().map(|(name, range)| (name, Place::File(range))).collect();
+        Bundle {
+            path: path.to_owned(),
+            map: Arc::new(map),
+            source: source.map(Arc::new),
+            held: None,
+            manifest,
+            dense,
+            adapter: None,
+            tokenizer,
+            pools,
+        }
+    }
+
+    /// The same file once more, not mapped again.
+    pub(super) fn clone_view(&self) -> Bundle {
+        Bundle {
+            path: self.path.clone(),
+            map: self.map.clone(),
+            source: self.source.clone(),
+            held: self.held.clone(),
+            manifest: self.manifest.clone(),
+            dense: self.dense.clone(),
+            adapter: self.adapter.clone(),
+            tokenizer: self.tokenizer.clone(),
+            pools: self.pools.clone(),
+        }
     }
 
     /// Copies everything but the records to memory of its own, so that the system cannot take it back page by page and does not fail
@@ -85,7 +124,11 @@ impl Bundle {
     /// # Errors
     /// When there is no memory or the file cannot be read.
     pub fn hold_dense(&mut self) -> Result<()> {
-        let starts = self.dense.values().chain(&self.tokenizer).map(|r| r.start);
+        let in_file = |p: &Place| match p {
+            Place::File(r) => Some(r.start),
+            Place::Adapter(_) => None,
+        };
+        let starts = self.dense.values().filter_map(in_file).chain(self.tokenizer.iter().map(|r| r.start));
         let (first, end) = (starts.min().unwrap_or(0), self.pools.iter().map(|p| p.start).min().unwrap_or(self.map.len()));
         let (first, end) = (first / BLOCK * BLOCK, end.next_multiple_of(BLOCK).min(self.map.len()));
         let mut copy = MmapMut::map_anon((end - first).max(1)).map_err(Error::io("make room for", &self.path))?;
@@ -93,7 +136,7 @@ impl Bundle {
             None => copy[..end - first].copy_from_slice(&self.map[first..end]),
             Some(s) => s.read(first as u64, &mut copy[..end - first], true).map_err(Error::io("read", &self.path))?,
         }
-        self.held = Some((first, copy.make_read_only().map_err(Error::io("make room for", &self.path))?));
+        self.held = Some((first, Arc::new(copy.make_read_only().map_err(Error::io("make room for", &self.path))?)));
         Ok(())
     }
 
@@ -102,6 +145,14 @@ impl Bundle {
         match &self.held {
             Some((first, copy)) => &copy[range.start - first..range.end - first],
             None => &self.map[range.clone()],
+        }
+    }
+
+    /// Bytes of a dense tensor.
+    fn dense(&self, name: &str) -> Option<&[u8]> {
+        match self.dense.get(name)? {
+            Place::File(range) => Some(self.bytes(range)),
+            Place::Adapter(range) => self.adapter.as_ref().and_then(|map| map.get(range.clone())),
         }
     }
 
@@ -171,8 +222,7 @@ impl Bundle {
     /// When there is none.
     pub fn matrix(&self, name: &str) -> Result<Matrix<'_>> {
         let info = self.manifest.tensors.get(name).and_then(TensorInfo::layout);
-        let bytes = self.dense.get(name).map(|r| self.bytes(r));
-        info.zip(bytes).and_then(|(layout, bytes)| Matrix::new(layout, bytes)).ok_or_else(|| self.missing(name))
+        info.zip(self.dense(name)).and_then(|(layout, bytes)| Matrix::new(layout, bytes)).ok_or_else(|| self.missing(name))
     }
 
     /// The vector `name`, which the plan names as such.
@@ -180,10 +230,9 @@ impl Bundle {
     /// # Errors
     /// When there is none.
     pub fn vector(&self, name: &str) -> Result<&[f32]> {
-        match (self.manifest.tensors.get(name), self.dense.get(name)) {
-            (Some(&TensorInfo::Vector { len }), Some(r)) => {
-                let bytes = &self.bytes(r)[..len as usize * 4];
-                bytemuck::try_cast_slice(bytes).map_err(|_| self.missing(name))
+        match (self.manifest.tensors.get(name), self.dense(name)) {
+            (Some(&TensorInfo::Vector { len }), Some(bytes)) => {
+                bytemuck::try_cast_slice(&bytes[..len as usize * 4]).map_err(|_| self.missing(name))
             }
             _ => Err(self.missing(name)),
         }

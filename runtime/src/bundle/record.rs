@@ -1,7 +1,7 @@
-//! One expert's record: its matrices one after another, then padding to a whole number of blocks.
+//! One expert's record: its matrices one after another, then their biases, then padding to a whole number of blocks.
 
 use super::BLOCK;
-use crate::codec::{Codec, Layout, Matrix};
+use crate::codec::{Codec, Layout, Matrix, PANEL};
 use crate::plan::{Expert, Pool, Role};
 
 /// Where each matrix of a pool's records is.
@@ -9,6 +9,8 @@ use crate::plan::{Expert, Pool, Role};
 pub struct RecordLayout {
     /// Role, layout, and offset in bytes from the start of the record.
     pub matrices: Vec<(Role, Layout, usize)>,
+    /// For each matrix, where the bias of its rows is: f32, padded to whole panels. Empty when the experts have none.
+    pub biases: Vec<usize>,
     /// Length of a record, a multiple of [`BLOCK`].
     pub bytes: usize,
 }
@@ -23,7 +25,14 @@ impl RecordLayout {
             matrices.push((role, layout, at));
             at += layout.bytes();
         }
-        Some(RecordLayout { matrices, bytes: at.next_multiple_of(BLOCK) })
+        let mut biases = Vec::new();
+        if expert.has_biases() {
+            for (_, layout, _) in &matrices {
+                biases.push(at);
+                at += layout.panels() * PANEL * size_of::<f32>();
+            }
+        }
+        Some(RecordLayout { matrices, biases, bytes: at.next_multiple_of(BLOCK) })
     }
 
     /// The layout of `pool`'s records.
@@ -34,6 +43,11 @@ impl RecordLayout {
     /// Layout and offset of the matrix with this role.
     pub fn find(&self, role: Role) -> Option<(Layout, usize)> {
         self.matrices.iter().find(|m| m.0 == role).map(|&(_, layout, at)| (layout, at))
+    }
+
+    /// Offset of the bias of the matrix with this role, if it has one.
+    pub fn find_bias(&self, role: Role) -> Option<usize> {
+        self.matrices.iter().position(|m| m.0 == role).and_then(|i| self.biases.get(i).copied())
     }
 }
 
@@ -54,5 +68,11 @@ impl<'a> RecordView<'a> {
     pub fn matrix(&self, role: Role) -> Option<Matrix<'a>> {
         let (layout, at) = self.layout.find(role)?;
         Matrix::new(layout, &self.bytes[at..at + layout.bytes()])
+    }
+
+    /// The bias of the matrix with this role, one value for each row, if experts of this pool have it.
+    pub fn bias(&self, role: Role) -> Option<&'a [f32]> {
+        let ((layout, _), at) = (self.layout.find(role)?, self.layout.find_bias(role)?);
+        bytemuck::try_cast_slice(&self.bytes[at..at + layout.rows * size_of::<f32>()]).ok()
     }
 }

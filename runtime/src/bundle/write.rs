@@ -1,5 +1,6 @@
 //! Writing a bundle: sizes first, data streamed in file order, hashes patched in, then one rename.
 
+use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -7,8 +8,9 @@ use serde_json::{Map, Value, json};
 use tempfile::NamedTempFile;
 
 use super::header::{Dtype, METADATA, TensorHeader};
-use super::{BLOCK, MAX_HEADER, MAX_TENSORS, Manifest, PADDING, RecordLayout, TOKENIZER};
+use super::{BLOCK, MAX_HEADER, MAX_TENSORS, Manifest, PADDING, RecordLayout, TOKENIZER, TensorInfo};
 use crate::error::{Error, Result};
+use crate::plan::Name;
 
 /// Stands in for a hash that is not known yet; has the length of a real one.
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -35,7 +37,7 @@ pub struct BundleWriter {
     entries: Vec<Entry>,
     next: usize,
     header_len: usize,
-    hashers: std::collections::BTreeMap<String, blake3::Hasher>,
+    hashers: BTreeMap<String, blake3::Hasher>,
 }
 
 impl Entry {
@@ -128,7 +130,7 @@ impl BundleWriter {
 }
 
 /// Temporary files are private to their user; a bundle is an ordinary file.
-fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
+pub(super) fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -160,12 +162,7 @@ pub(super) fn entries(m: &Manifest, tokenizer_bytes: Option<usize>) -> std::resu
     if let Some(name) = [METADATA, TOKENIZER, PADDING].into_iter().find(|&n| m.tensors.contains_key(n)) {
         return Err(format!("tensors.{name}: the name is reserved"));
     }
-    let mut out = Vec::new();
-    for (name, info) in &m.tensors {
-        let bytes = info.bytes().ok_or_else(|| format!("tensors.{name}: {info:?} is empty or too large"))?;
-        let dtype = if info.layout().is_none() { Dtype::F32 } else { Dtype::U8 };
-        out.push(Entry { name: name.clone(), bytes, region: Some("dense".into()), dtype });
-    }
+    let mut out = dense_entries(&m.tensors)?;
     if let Some(bytes) = tokenizer_bytes {
         out.push(Entry { name: TOKENIZER.into(), bytes, region: Some("tokenizer".into()), dtype: Dtype::U8 });
     }
@@ -183,11 +180,28 @@ pub(super) fn entries(m: &Manifest, tokenizer_bytes: Option<usize>) -> std::resu
     Ok(out)
 }
 
+/// Dense tensors, in the order of their names.
+///
+/// # Errors
+/// Names the tensor that cannot be stored.
+pub(super) fn dense_entries(tensors: &BTreeMap<Name, TensorInfo>) -> std::result::Result<Vec<Entry>, String> {
+    let entry = |(name, info): (&Name, &TensorInfo)| {
+        let bytes = info.bytes().ok_or_else(|| format!("tensors.{name}: {info:?} is empty or too large"))?;
+        let dtype = if info.layout().is_none() { Dtype::F32 } else { Dtype::U8 };
+        Ok(Entry { name: name.clone(), bytes, region: Some("dense".into()), dtype })
+    };
+    tensors.iter().map(entry).collect()
+}
+
 /// Length prefix and JSON, padded with spaces to a whole number of blocks (or to `len` bytes, when given).
 fn header(m: &Manifest, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
-    let manifest = serde_json::to_string(m).map_err(|e| Error::Input(e.to_string()))?;
+    safetensors("hotset", &serde_json::to_string(m).map_err(|e| Error::Input(e.to_string()))?, entries, len)
+}
+
+/// The header of a file with these tensors, one after the other, and a text under `key` of its metadata.
+pub(super) fn safetensors(key: &str, text: &str, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
     let mut map = Map::new();
-    map.insert(METADATA.into(), json!({ "hotset": manifest }));
+    map.insert(METADATA.into(), json!({ key: text }));
     let mut at = 0usize;
     for e in entries {
         let value = serde_json::to_value(e.header(at)).map_err(|e| Error::Input(e.to_string()))?;

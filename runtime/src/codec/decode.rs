@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::{Codec, GROUP, LINE, Layout, PANEL};
+use super::{Codec, E2M1, GROUP, LINE, Layout, PANEL, e8m0};
 
 /// A stored matrix, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ impl<'a> Matrix<'a> {
         &self.bytes[p * self.layout.panel_bytes()..][..self.layout.panel_bytes()]
     }
 
-    /// The scales of panel `p`: for each group, 16 f16 as bytes. Empty without scales.
+    /// The scales of panel `p`: for each group 16, as bytes. Empty without scales.
     pub fn scales(&self, p: usize) -> &'a [u8] {
         let n = self.layout.panel_scale_bytes();
         &self.bytes[self.layout.scales_at() + p * n..][..n]
@@ -59,14 +59,17 @@ impl<'a> Matrix<'a> {
                 Codec::F16 => f16::from_le_bytes([word[c % 2 * 2], word[c % 2 * 2 + 1]]).to_f32(),
                 Codec::Bf16 => bf16::from_le_bytes([word[c % 2 * 2], word[c % 2 * 2 + 1]]).to_f32(),
                 Codec::Q8 => f32::from(i8::from_le_bytes([word[c % 4]])) * scale(),
-                Codec::Q4 => {
-                    let byte = word[c % 4];
-                    let nibble = if c % 8 < 4 { byte & 15 } else { byte >> 4 };
-                    (f32::from(nibble) - 8.0) * scale()
-                }
+                Codec::Q4 => (f32::from(nibble(word, c)) - 8.0) * scale(),
+                Codec::Mxfp4 => E2M1[usize::from(nibble(word, c))] * e8m0(scales[(c / GROUP) * PANEL + lane]),
             };
         }
     }
+}
+
+/// Column `c` of a row's word of eight.
+fn nibble(word: [u8; 4], c: usize) -> u8 {
+    let byte = word[c % 4];
+    if c % 8 < 4 { byte & 15 } else { byte >> 4 }
 }
 
 #[cfg(test)]
@@ -108,6 +111,8 @@ mod tests {
                             Codec::Q8 => top / 200.0 + 127.0 * f32::from(f16::MIN_POSITIVE_SUBNORMAL) / 2.0,
                             // The smallest candidate scale clips the side opposite to the extreme at 7/8.6.
                             Codec::Q4 => top / 5.0,
+                            // The largest steps are a third of the largest value, which may itself lie a third above it.
+                            Codec::Mxfp4 => top / 4.0,
                         };
                         for (a, b) in got.iter().zip(want) {
                             prop_assert!((a - b).abs() <= tolerance, "{codec} row {r} group {g}: {a} for {b}");
@@ -127,8 +132,26 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (codec, bytes) in [(Codec::F32, 4096), (Codec::F16, 2048), (Codec::Q8, 1024 + 256), (Codec::Q4, 512 + 256)] {
+        for (codec, bytes) in
+            [(Codec::F32, 4096), (Codec::F16, 2048), (Codec::Q8, 1024 + 256), (Codec::Q4, 512 + 256), (Codec::Mxfp4, 512 + 256)]
+        {
             assert_eq!(Layout::new(codec, 16, 64).map(|l| l.bytes()), Some(bytes), "{codec}");
+        }
+    }
+
+    #[test]
+    fn mxfp4_keeps_what_is_on_its_grid() {
+        for scale in [0u8, 1, 100, 127, 200, 250] {
+            for top in 1..8 {
+                let values: Vec<f32> =
+                    (0..GROUP).map(|i| E2M1[(i * 5 + 3) % (top + 1)] * if i % 3 == 0 { -1.0 } else { 1.0 } * e8m0(scale)).collect();
+                let layout = Layout::new(Codec::Mxfp4, 1, GROUP).expect("small");
+                let mut bytes = vec![0; layout.bytes()];
+                encode(layout, &values, &mut bytes);
+                let mut row = vec![0.0; GROUP];
+                Matrix::new(layout, &bytes).expect("sized").row(0, &mut row);
+                assert_eq!(row, values, "scale {scale}, up to {}", E2M1[top]);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Codec, GROUP, LINE, Layout, PANEL};
+use super::{Codec, E2M1, GROUP, LINE, Layout, PANEL, e8m0};
 
 /// Stores row-major `x` (`rows × cols`) into `out` (`layout.bytes()` bytes), padding included.
 ///
@@ -55,11 +55,22 @@ fn encode_row(codec: Codec, lane: usize, row: &[f32], words: &mut [u8], scales: 
                 let scale = q4_scale(&group);
                 // As stored: 0..=15 for -8..=7.
                 let q = quanta(&group, scale, -8.0, 7.0).map(|q| (q + 8.0) as u8);
-                put(lines, lane, q.chunks(8).map(|n| std::array::from_fn(|b| n[b] | n[4 + b] << 4)));
+                put(lines, lane, nibbles(&q));
                 put_scale(scales, g, lane, scale);
+            }
+            Codec::Mxfp4 => {
+                let scale = mxfp4_scale(&group);
+                let q = group.map(|v| mxfp4_nibble(v / e8m0(scale)));
+                put(lines, lane, nibbles(&q));
+                scales[g * PANEL + lane] = scale;
             }
         }
     }
+}
+
+/// Eight columns in one word.
+fn nibbles(q: &[u8; GROUP]) -> impl Iterator<Item = [u8; 4]> {
+    q.chunks(8).map(|n| std::array::from_fn(|b| n[b] | n[4 + b] << 4))
 }
 
 /// Two columns in one word, the even one in the low half.
@@ -133,4 +144,30 @@ fn q4_products(group: &[f32; GROUP], inverse: f32) -> (f32, f32) {
         }
     }
     (xq.iter().sum(), qq.iter().sum())
+}
+
+/// The power of two with the least squared error: the one that puts the largest value between 4 and 8, or the next. What is already on the
+/// grid of some scale is on that of the first.
+fn mxfp4_scale(group: &[f32; GROUP]) -> u8 {
+    let top = group.iter().fold(0f32, |a, v| a.max(v.abs()));
+    if top == 0.0 || !top.is_finite() {
+        return 0;
+    }
+    // Exponents of subnormal numbers count as the smallest normal one.
+    let exponent = (top.to_bits() >> 23) as i32;
+    let first = (exponent - 2).clamp(0, 253) as u8;
+    let error = |s: u8| -> f32 {
+        let scale = e8m0(s);
+        group.iter().map(|v| (v / scale - E2M1[usize::from(mxfp4_nibble(v / scale))]) * scale).map(|d| d * d).sum()
+    };
+    if error(first + 1) < error(first) { first + 1 } else { first }
+}
+
+/// The nearest value of the grid, ties to the even mantissa.
+fn mxfp4_nibble(x: f32) -> u8 {
+    // Halfway between neighbours; an odd mantissa gives way on both sides.
+    const BETWEEN: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
+    let a = x.abs();
+    let n = BETWEEN.iter().enumerate().filter(|&(i, &b)| a > b || (a == b && i % 2 == 1)).count() as u8;
+    n | u8::from(x.is_sign_negative() && n > 0) << 3
 }

@@ -9,10 +9,12 @@
 //! | f16, bf16 | 2 | even column in the low half |
 //! | q8 | 4 | byte `b` = column `b` as `i8`, value `q · scale` |
 //! | q4 | 8 | low nibble of byte `b` = column `b`, high nibble = column `4 + b`, value `(n - 8) · scale` |
+//! | mxfp4 | 8 | nibbles as in q4, value [`E2M1`]`[n] · scale` |
 //!
 //! So one 16-byte load gives four rows of the same columns, a 64-byte load gives one SIMD lane to each of sixteen rows (no horizontal
-//! sums anywhere), and neighbouring GPU lanes read neighbouring bytes. Quantised codecs have one f16 scale for each row and
-//! [`GROUP`] = 32 columns, in a plane of its own behind the words: for each panel and group, 16 scales.
+//! sums anywhere), and neighbouring GPU lanes read neighbouring bytes. Quantised codecs have one scale for each row and
+//! [`GROUP`] = 32 columns, in a plane of its own behind the words: for each panel and group, 16 scales, each an f16 or, for mxfp4, a byte
+//! `s` that means `2^(s - 127)`.
 //!
 //! Rows are padded to a multiple of 16 and columns to a multiple of 32; padding decodes to zero (quantised groups: zero scale).
 
@@ -47,11 +49,25 @@ pub enum Codec {
     Q8,
     /// Symmetric 4 bit, 4.5 bits per weight with scales.
     Q4,
+    /// Microscaling 4-bit floats of the Open Compute Project, 4.25 bits per weight with scales; blocks published so keep their values.
+    Mxfp4,
+}
+
+/// The values of an mxfp4 nibble before its scale: sign, two bits of exponent, one of mantissa.
+pub const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// The scale that an mxfp4 byte means, `2^(s - 127)`; 255 is not a number.
+pub const fn e8m0(s: u8) -> f32 {
+    match s {
+        0 => f32::from_bits(0x0040_0000),
+        255 => f32::NAN,
+        _ => f32::from_bits((s as u32) << 23),
+    }
 }
 
 impl Codec {
     /// Every codec, most precise first.
-    pub const ALL: [Codec; 5] = [Codec::F32, Codec::F16, Codec::Bf16, Codec::Q8, Codec::Q4];
+    pub const ALL: [Codec; 6] = [Codec::F32, Codec::F16, Codec::Bf16, Codec::Q8, Codec::Q4, Codec::Mxfp4];
 
     /// Columns that one 32-bit word holds.
     pub const fn columns_per_word(self) -> usize {
@@ -59,13 +75,22 @@ impl Codec {
             Codec::F32 => 1,
             Codec::F16 | Codec::Bf16 => 2,
             Codec::Q8 => 4,
-            Codec::Q4 => 8,
+            Codec::Q4 | Codec::Mxfp4 => 8,
         }
     }
 
     /// Whether there is a plane of scales.
     pub const fn has_scales(self) -> bool {
-        matches!(self, Codec::Q8 | Codec::Q4)
+        self.scale_bytes() > 0
+    }
+
+    /// Bytes of one scale; zero without scales.
+    pub const fn scale_bytes(self) -> usize {
+        match self {
+            Codec::F32 | Codec::F16 | Codec::Bf16 => 0,
+            Codec::Q8 | Codec::Q4 => 2,
+            Codec::Mxfp4 => 1,
+        }
     }
 
     /// The name used in manifests and on the command line.
@@ -76,6 +101,7 @@ impl Codec {
             Codec::Bf16 => "bf16",
             Codec::Q8 => "q8",
             Codec::Q4 => "q4",
+            Codec::Mxfp4 => "mxfp4",
         }
     }
 }
@@ -148,7 +174,7 @@ impl Layout {
 
     /// Bytes of the scales of one panel; zero without scales.
     pub const fn panel_scale_bytes(&self) -> usize {
-        if self.codec.has_scales() { self.groups() * PANEL * 2 } else { 0 }
+        self.groups() * PANEL * self.codec.scale_bytes()
     }
 
     /// Length of the stored matrix, a multiple of [`ALIGN`].

@@ -44,7 +44,7 @@ impl<'a> Matrices<'a> {
                 down: c.record(pool, record, Role::Down)?,
                 activation,
             }),
-            Expert::QueryOutput { .. } => Err(Error::Input(format!("pool {pool} has no feed-forward experts"))),
+            Expert::QueryOutput { .. } | Expert::Attention { .. } => Err(Error::Input(format!("pool {pool} has no feed-forward experts"))),
         }
     }
 

@@ -42,6 +42,7 @@ impl Arithmetic {
             (Codec::F32, _) => Product::F32,
             (Codec::F16, _) => Product::F16,
             (Codec::Bf16, _) => Product::Bf16,
+            (Codec::Mxfp4, _) => Product::Mxfp4,
             (Codec::Q8, Arithmetic::Float) => Product::Q8,
             (Codec::Q8, Arithmetic::Half) => Product::Q8Half,
             (Codec::Q8, Arithmetic::Int8) => Product::Q8Int8,

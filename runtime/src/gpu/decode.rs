@@ -79,8 +79,8 @@ impl GpuRun {
     fn chosen<'a>(&self, step: usize, choices: &'a [u32]) -> Option<&'a [u32]> {
         let plan = self.model.bundle.plan();
         plan.steps[step].routed.as_ref()?;
-        let first = choice(plan, step) as usize;
-        Some(&choices[first..first + routes(plan, &plan.steps[step]) as usize])
+        let (routing, first) = (self.options.routing, choice(plan, step, self.options.routing) as usize);
+        Some(&choices[first..first + routes(plan, &plan.steps[step], routing) as usize])
     }
 
     /// The end of the steps that are handed over next: so many that choose experts, and all when none can be missing.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::pager::Pager;
+use super::pager::{NOBODY, Pager};
 use super::program::Recording;
 use super::run::GpuRun;
 use super::scratch::row;
@@ -101,9 +101,9 @@ impl GpuRun {
         let pool = routed.pool as usize;
         let records: Vec<u32> = taken.iter().map(|r| pager.catalogue.locate(*r).1).collect();
         let rows = assistant.compute(&self.model.bundle, pool, &records, &input)?;
-        for (route, &expert) in (0u64..).zip(ids) {
+        for (route, &expert) in (0u64..).zip(ids).filter(|(_, e)| **e != NOBODY) {
             let record = plan.pools[pool].record_of(expert);
-            if let Some((_, y)) = records.iter().zip(&rows).find(|(r, _)| **r == record) {
+            if let Some((_, y)) = records.iter().zip(&rows).find(|(r, _)| Some(**r) == record) {
                 let to = route * u64::from(row(plan.width)) * 4;
                 device.queue.write_buffer(&scratch.routed, to, bytemuck::cast_slice(y));
             }

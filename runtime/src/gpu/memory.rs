@@ -7,7 +7,7 @@ use super::scratch::{Scratch, routes};
 use super::weights::{Weights, padded_rows};
 use crate::error::{Error, Result};
 use crate::model::{MAX_CANDIDATES, RunOptions};
-use crate::plan::{Plan, Work};
+use crate::plan::Plan;
 
 /// Makes buffers, or something that stands for them.
 pub(super) trait Maker {
@@ -77,17 +77,17 @@ impl<B> Memory<B> {
             return Err(Error::Input("a context of 0 holds nothing".into()));
         }
         let rows_of = |name: &str| Ok(u32::try_from(weights.layout(name)?.rows).unwrap_or(u32::MAX));
-        let scratch = Scratch::new(device.binding, plan, options.context, &rows_of, make)?;
+        let scratch = Scratch::new(device.binding, plan, options, &rows_of, make)?;
         let mut caches: Vec<Option<Cache<B>>> = plan.states.iter().map(|_| None).collect();
         for step in &plan.steps {
-            if let Work::Attention(a) = &step.work {
-                caches[a.state as usize] = Some(Cache::new(device.binding, plan, a, options, scratch.batch, make)?);
+            if let Some((state, cache)) = Cache::of_step(device.binding, plan, step, options, scratch.batch, make)? {
+                caches[state as usize] = Some(cache);
             }
         }
         let caches = caches.into_iter().map(|c| c.map_or_else(|| Cache::unused(make), Ok)).collect::<Result<Vec<_>>>()?;
         let logits = u64::from(scratch.outputs) * u64::from(padded_rows(plan.vocab)) * 4;
-        let choices: u64 = plan.steps.iter().map(|s| u64::from(routes(plan, s)) * 4).sum();
-        let ids = plan.steps.iter().map(|s| u64::from(scratch.batch) * u64::from(routes(plan, s)) * 4).max().unwrap_or(0);
+        let choices: u64 = plan.steps.iter().map(|s| u64::from(routes(plan, s, options.routing)) * 4).sum();
+        let ids = plan.steps.iter().map(|s| u64::from(scratch.batch) * u64::from(routes(plan, s, options.routing)) * 4).max().unwrap_or(0);
         let results = Latch::BYTES + choices + logits.max(16 + 8 * MAX_CANDIDATES as u64).max(ids).max(u64::from(plan.width) * 4);
         Ok(Memory { choices: make.storage("choices", choices)?, results: make.readback(results)?, scratch, caches })
     }

@@ -71,7 +71,8 @@ pub use arithmetic::Arithmetic;
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
-use crate::model::{Model, Report, Run, RunOptions, not_paged};
+use crate::model::{Model, Report, Routing, Run, RunOptions, not_paged};
+use crate::plan::{State, Step, Work};
 use device::Device;
 use paged::Paged;
 use run::GpuRun;
@@ -175,7 +176,7 @@ impl GpuModel {
         };
         let loaded = Arc::new(Loaded { bundle, device, weights, experts, run_ahead: options.run_ahead });
         // Lowering is what uploads matrices and compiles kernels; a run of one token does it once for all.
-        let first = GpuRun::new(loaded.clone(), RunOptions { context: 1, slide: false, stick_epsilon: 0.0 })?;
+        let first = GpuRun::new(loaded.clone(), RunOptions::new(1))?;
         let report = report(&loaded, &first);
         drop(first);
         if let (Experts::Paged(paged), Some(limit)) = (&loaded.experts, options.budget) {
@@ -236,8 +237,15 @@ fn report(loaded: &Loaded, run: &GpuRun) -> Report {
         Some(_) => format!(", {} products", loaded.device.arithmetic),
         None => String::new(),
     };
-    let rows: u64 =
-        plan.states.iter().map(|s| u64::from(s.kv_heads) * u64::from(s.head_dim.next_multiple_of(4)) * if s.tied { 1 } else { 2 }).sum();
+    let rows = plan.steps.iter().filter_map(|step| match &step.work {
+        Work::Attention(a) => Some((&plan.states[a.state as usize], step)),
+        Work::Convolution(_) | Work::Ffn(_) | Work::Identity => None,
+    });
+    let row = |(s, step): (&State, &Step)| {
+        let rows = if s.grouped { scratch::routes(plan, step, Routing::Planned) } else { 1 } * if s.tied { 1 } else { 2 };
+        u64::from(rows) * u64::from(s.kv_heads) * u64::from(s.head_dim.next_multiple_of(4))
+    };
+    let rows: u64 = rows.map(row).sum();
     let (dispatches_per_step, dispatches_per_token) = run.dispatches();
     Report {
         device: format!("{}, {}, {lanes}{products}", adapter.name, adapter.backend),

@@ -12,6 +12,9 @@ use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::experts::{Catalogue, Heat, Layout, Policy, RecordId, Slot, Tier};
 
+/// Marks a route without an expert, as in `route`.
+pub(super) const NOBODY: u32 = u32::MAX;
+
 /// The slots of a device and the book about them. Whoever holds it may submit work that uses slots.
 pub(super) struct Pager {
     bundle: Arc<Bundle>,
@@ -113,10 +116,9 @@ impl Pager {
         self.tier.is_complete()
     }
 
-    /// Whether every region holds what one token needs at a step.
-    pub(super) fn holds_a_token(&self) -> bool {
-        let pools = self.catalogue.pools();
-        self.layout.regions.iter().all(|r| r.pools.iter().all(|&p| pools[p].routes <= r.slots))
+    /// Whether every region holds what one token needs at a step: so many records of each pool.
+    pub(super) fn holds(&self, routes: &[u32]) -> bool {
+        self.layout.regions.iter().all(|r| r.pools.iter().all(|&p| routes[p] <= r.slots))
     }
 
     /// A forward pass begins.
@@ -146,14 +148,15 @@ impl Pager {
         admitted.iter().for_each(|&(r, _)| self.tier.unpin(r));
     }
 
-    /// The records behind the experts that a step chose, ascending, each once.
+    /// The records behind the experts that a step chose, ascending, each once. Entries that are [`NOBODY`] stand for none.
     pub(super) fn records(&self, step: usize, ids: &[u32]) -> Result<Vec<RecordId>> {
         let pool = self.catalogue.steps()[step].unwrap_or_default();
         let plan = &self.bundle.plan().pools[pool];
-        if ids.iter().any(|&e| e >= plan.experts()) {
+        let chosen = || ids.iter().copied().filter(|&e| e != NOBODY);
+        if chosen().any(|e| e >= plan.experts()) {
             return Err(Error::Device("the GPU chose experts that do not exist".into()));
         }
-        let mut records: Vec<RecordId> = ids.iter().map(|&e| self.catalogue.id(pool, plan.record_of(e))).collect();
+        let mut records: Vec<RecordId> = chosen().filter_map(|e| Some(self.catalogue.id(pool, plan.record_of(e)?))).collect();
         records.sort_unstable();
         records.dedup();
         Ok(records)

@@ -30,7 +30,7 @@ impl GpuRun {
             if step.routed.is_none() {
                 continue;
             }
-            let ids = u64::from(frame.tokens) * u64::from(routes(plan, step)) * 4;
+            let ids = u64::from(frame.tokens) * u64::from(routes(plan, step, self.options.routing)) * 4;
             recording.copy((&self.memory.scratch.ids, 0), (&self.memory.results, self.head()), ids);
             let ids = self.returned(&mut recording, ids)?;
             let ids: Vec<u32> = ids.as_chunks().0.iter().map(|w| u32::from_le_bytes(*w)).collect();

@@ -8,6 +8,7 @@ use super::memory::Memory;
 use super::paged::Paged;
 use super::pager::Pager;
 use super::program::{Frame, Recording};
+use super::scratch::routes;
 use super::slabs::Slabs;
 use super::weights::padded_rows;
 use super::{Experts, Loaded};
@@ -16,7 +17,11 @@ use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Wa
 
 pub(super) struct GpuRun {
     pub(super) model: Arc<Loaded>,
-    options: RunOptions,
+    pub(super) options: RunOptions,
+    /// Most records of each pool that one token uses at a step.
+    routes: Vec<u32>,
+    /// Frequencies and amplitude of each rotation, as the room for this conversation has it.
+    rotations: Vec<(Vec<f32>, f32)>,
     pub(super) memory: Memory,
     pub(super) programs: Programs,
     /// The cut of slots that the programs are bound to.
@@ -53,7 +58,24 @@ impl GpuRun {
         let memory = Memory::new(device, plan, &model.weights, options, &mut &*device)?;
         let (programs, generation) = programs(&model, &memory, options, None)?;
         let ahead = model.run_ahead.unwrap_or(1);
-        Ok(GpuRun { options, memory, programs, generation, ahead, position: 0, model: model.clone(), _reserved: reserved })
+        let rotations = plan.rotations.iter().map(|r| r.for_context(options.context)).map(|(f, a)| (f.into_owned(), a)).collect();
+        let routes = (0..plan.pools.len()).map(|pool| {
+            let uses = plan.steps.iter().filter(|s| s.routed.as_ref().is_some_and(|r| r.pool as usize == pool));
+            uses.map(|s| routes(plan, s, options.routing)).max().unwrap_or(0).min(plan.pools[pool].records)
+        });
+        let routes = routes.collect();
+        Ok(GpuRun {
+            options,
+            routes,
+            rotations,
+            memory,
+            programs,
+            generation,
+            ahead,
+            position: 0,
+            model: model.clone(),
+            _reserved: reserved,
+        })
     }
 
     /// Dispatches of one decoded token in each step, and in all with both ends.
@@ -78,16 +100,16 @@ impl GpuRun {
         let (queue, scratch) = (&self.model.device.queue, &self.memory.scratch);
         queue.write_buffer(&scratch.tokens, 0, bytemuck::cast_slice(tokens));
         let mut first = 0;
-        for r in &self.model.bundle.plan().rotations {
+        for (frequencies, amplitude) in &self.rotations {
             let turns = (position..position + tokens.len()).flat_map(|p| {
-                r.frequencies.iter().map(move |f| {
+                frequencies.iter().map(move |f| {
                     let (sin, cos) = (p as f32 * f).sin_cos();
-                    [cos * r.amplitude, sin * r.amplitude]
+                    [cos * amplitude, sin * amplitude]
                 })
             });
             let turns: Vec<[f32; 2]> = turns.collect();
             queue.write_buffer(&scratch.turns, first * 8, bytemuck::cast_slice(&turns));
-            first += (r.frequencies.len() * scratch.batch as usize) as u64;
+            first += (frequencies.len() * scratch.batch as usize) as u64;
         }
     }
 
@@ -119,7 +141,7 @@ impl GpuRun {
         paged.apply(&self.model.device, pager)?;
         self.rebind(pager)?;
         pager.begin(&self.model.device)?;
-        if frame.tokens == 1 && pager.holds_a_token() {
+        if frame.tokens == 1 && pager.holds(&self.routes) {
             self.token(paged, pager, frame)
         } else if pager.complete() {
             self.straight(frame)

@@ -7,7 +7,8 @@ use super::memory::Maker;
 use super::weights::padded_rows;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
-use crate::plan::{Attention, Expert, Part, Plan, Rule, Score, Step, Work};
+use crate::model::{Routing, RunOptions};
+use crate::plan::{Attention, Cell, Expert, Latent, Part, Plan, Score, State, Step, Work};
 
 /// Tokens of a batch at most: enough to give each expert of a large pool a tile's worth.
 const BATCH: u64 = 256;
@@ -29,45 +30,63 @@ pub(super) fn slices(vocab: u32) -> (u32, u32) {
     (slice, vocab.div_ceil(slice))
 }
 
-/// Routes of a token at a step; 1 where nothing is routed.
-pub(super) fn routes(plan: &Plan, step: &Step) -> u32 {
+/// Routes of a token at a step, at most; 1 where nothing is routed.
+pub(super) fn routes(plan: &Plan, step: &Step, routing: Routing) -> u32 {
     step.routed.as_ref().map_or(1, |r| {
-        let Rule::TopK { .. } = r.router.select.rule;
-        r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts())
+        let experts = plan.pools[r.pool as usize].experts();
+        routing.rule(&r.router.select, experts).max_routes(experts)
     })
 }
 
+/// Rows of the two matrices of a recurrent router's cell.
+pub(super) fn cell_rows(plan: &Plan, cell: Cell, memory: u32) -> u32 {
+    let width = plan.memories[memory as usize];
+    match cell {
+        Cell::Gru => 3 * width,
+        Cell::Tanh => width,
+    }
+}
+
 /// Where a single token's choice at a step begins among those of all steps.
-pub(super) fn choice(plan: &Plan, step: usize) -> u32 {
-    plan.steps[..step].iter().map(|s| routes(plan, s)).sum()
+pub(super) fn choice(plan: &Plan, step: usize, routing: Routing) -> u32 {
+    plan.steps[..step].iter().map(|s| routes(plan, s, routing)).sum()
+}
+
+/// Query sets of a token at an attention step: one for each route where queries are routed, else a single one.
+pub(super) fn query_sets(plan: &Plan, step: &Step, a: &Attention, routing: Routing) -> u32 {
+    if a.q == Part::Expert { routes(plan, step, routing) } else { 1 }
 }
 
 /// Where an attention step's projections are in `projected`. In f32 elements.
+#[derive(Clone, Copy)]
 pub(super) struct Projected {
     /// Between query sets.
     pub(super) q_stride: u32,
-    /// First key and value of token 0.
+    /// First key and value of token 0; of its first route where each has its own.
     pub(super) k: u32,
     pub(super) v: u32,
-    /// Between tokens' keys.
+    /// Between these keys.
     pub(super) kv_stride: u32,
     /// All of it, for a batch.
     pub(super) len: u64,
 }
 
 impl Projected {
-    pub(super) fn new(a: &Attention, kv_heads: u32, routes: u32, batch: u32) -> Projected {
-        let (query, kv) = (padded_rows(a.heads * a.head_dim), padded_rows(kv_heads * a.head_dim));
-        if a.q == Part::Expert {
-            let k = batch * routes * query;
+    /// `sets`: query sets of a token. Queries of a latent are those mapped to it, without their rotated parts.
+    pub(super) fn new(a: &Attention, state: &State, sets: u32, batch: u32) -> Projected {
+        let query = a.latent.as_ref().map_or(padded_rows(a.heads * a.head_dim), |l| a.heads * Latent::padded(l.rank));
+        let kv = padded_rows(state.kv_heads * a.head_dim);
+        if a.q == Part::Expert && !state.grouped {
+            let k = batch * sets * query;
             return Projected { q_stride: query, k, v: k + kv, kv_stride: 2 * kv, len: u64::from(k) + u64::from(batch * 2 * kv) };
         }
         let stride = query + 2 * kv;
-        Projected { q_stride: stride, k: query, v: query + kv, kv_stride: stride, len: u64::from(batch) * u64::from(stride) }
+        let len = u64::from(batch) * u64::from(sets) * u64::from(stride);
+        Projected { q_stride: stride, k: query, v: query + kv, kv_stride: stride, len }
     }
 }
 
-/// The buffers. Shapes in comments: `T` tokens of a batch, `k` routes of a token, `D` padded width.
+/// The buffers. Shapes in comments: `T` tokens of a batch, `k` routes of a token, `D` padded width of the widest stream.
 pub(super) struct Scratch<B = wgpu::Buffer> {
     /// Tokens of a batch.
     pub(super) batch: u32,
@@ -75,19 +94,20 @@ pub(super) struct Scratch<B = wgpu::Buffer> {
     pub(super) outputs: u32,
     pub(super) tokens: B,        // [T] u32
     pub(super) turns: B,         // for each rotation [T, pairs] cosine and sine
-    pub(super) x: B,             // [T, D] residual stream
+    pub(super) streams: Vec<B>,  // [T, padded width] each, the residual stream first
+    pub(super) memories: Vec<B>, // [T, padded G] each, what recurrent routers carry from step to step
     pub(super) a: B,             // [T, D] normalised input of the step
     pub(super) dense: B,         // [T, D] result of the step's part that is not routed
     pub(super) routed: B,        // [T, k, D] result of each route
     pub(super) projected: B,     // see Projected
     pub(super) queries: B,       // [T, k, H, h padded to 4]
-    pub(super) mixed: B,         // [T, k, padded H·h]
+    pub(super) mixed: B,         // [T, k, padded H·h]; before that, rows on their way to a product
     pub(super) parts: B,         // [k, H, splits, h]
     pub(super) stats: B,         // [k, H, splits] two each
-    pub(super) hidden: B,        // [T, k, padded F] or [T, padded S]
+    pub(super) hidden: B,        // [T, k, padded F] or [T, padded S]; of attention what comes before `projected` and behind `mixed`
     pub(super) scores: B,        // [T, padded E] router logits, then [T, 16] logits of the always-on part's gate
-    pub(super) router_hidden: B, // [T, padded G]
-    pub(super) ids: B,           // [T, k] u32
+    pub(super) router_hidden: B, // [T, padded G], or twice [T, padded 3G]
+    pub(super) ids: B,           // [T, k] u32, NOBODY where a token has fewer routes
     pub(super) weights: B,       // [T, k]
     pub(super) starts: B,        // [E] u32
     pub(super) sorted: B,        // [T, k] u32
@@ -116,11 +136,11 @@ struct PerToken {
 }
 
 impl PerToken {
-    fn of(plan: &Plan, hidden_of: &dyn Fn(&str) -> Result<u32>) -> Result<PerToken> {
+    fn of(plan: &Plan, routing: Routing, hidden_of: &dyn Fn(&str) -> Result<u32>) -> Result<PerToken> {
         let mut n = PerToken::default();
         let widen = |slot: &mut u64, value: u64| *slot = (*slot).max(value);
         for step in &plan.steps {
-            let k = routes(plan, step);
+            let k = routes(plan, step, routing);
             if let Some(r) = &step.routed {
                 let pool = &plan.pools[r.pool as usize];
                 widen(&mut n.routes, k.into());
@@ -135,22 +155,46 @@ impl PerToken {
                     Score::Mlp { hidden: l, .. } | Score::Cosine { projection: l, .. } => {
                         widen(&mut n.router_hidden, row(hidden_of(&l.weight)?).into());
                     }
+                    Score::Recurrent { cell, memory, .. } => {
+                        widen(&mut n.router_hidden, 2 * u64::from(padded_rows(cell_rows(plan, *cell, *memory))));
+                    }
                 }
             }
             match &step.work {
+                Work::Identity => {}
                 Work::Ffn(f) => {
                     if let Some(s) = &f.shared {
                         widen(&mut n.hidden, row(hidden_of(&s.up.weight)?).into());
                         widen(&mut n.scores, 16);
                     }
                 }
+                Work::Convolution(c) => {
+                    let width = plan.states[c.state as usize].head_dim;
+                    widen(&mut n.projected, padded_rows(3 * width).into());
+                    widen(&mut n.mixed, row(width).into());
+                }
                 Work::Attention(a) => {
-                    let kv_heads = plan.states[a.state as usize].kv_heads;
-                    widen(&mut n.projected, Projected::new(a, kv_heads, k, 1).len);
-                    let heads = u64::from(k) * u64::from(a.heads);
+                    let (state, sets) = (&plan.states[a.state as usize], query_sets(plan, step, a, routing));
+                    let projected = Projected::new(a, state, sets, 1);
+                    widen(&mut n.projected, projected.len);
+                    let heads = u64::from(sets) * u64::from(a.heads);
                     widen(&mut n.queries, heads * u64::from(a.head_dim.next_multiple_of(4)));
-                    widen(&mut n.mixed, u64::from(k) * u64::from(row(a.heads * a.head_dim)));
+                    widen(&mut n.mixed, u64::from(sets) * u64::from(row(a.heads * a.head_dim)));
                     widen(&mut n.parts, heads * u64::from(SPLITS) * u64::from(a.head_dim.max(2)));
+                    if matches!(a.q, Part::Sum { .. }) {
+                        widen(&mut n.hidden, u64::from(k) * u64::from(projected.q_stride));
+                    }
+                    if let Part::LowRank { down, .. } = &a.q {
+                        let rank = row(hidden_of(&down.weight)?);
+                        widen(&mut n.hidden, rank.into());
+                        widen(&mut n.mixed, rank.into());
+                    }
+                    if let Some(l) = &a.latent {
+                        let heads = u64::from(a.heads);
+                        widen(&mut n.hidden, row(a.heads * (l.query + a.head_dim - l.rank)).into());
+                        widen(&mut n.hidden, row(a.heads * Latent::padded(l.value)).into());
+                        widen(&mut n.mixed, heads * u64::from(row(l.rank.max(l.query).max(l.value))));
+                    }
                 }
             }
         }
@@ -163,7 +207,7 @@ impl PerToken {
 }
 
 impl<B> Scratch<B> {
-    /// Buffers for batches of at most `context` tokens. `binding`: most bytes that the device binds at once. `rows_of` gives the rows of a
+    /// Buffers for the batches of a run. `binding`: most bytes that the device binds at once. `rows_of` gives the rows of a
     /// dense matrix.
     ///
     /// # Errors
@@ -171,13 +215,14 @@ impl<B> Scratch<B> {
     pub(super) fn new(
         binding: u64,
         plan: &Plan,
-        context: usize,
+        options: RunOptions,
         rows_of: &dyn Fn(&str) -> Result<u32>,
         make: &mut impl Maker<Buffer = B>,
     ) -> Result<Scratch<B>> {
-        let n = PerToken::of(plan, rows_of)?;
-        let width = u64::from(row(plan.width));
-        let batch = BATCH.min(context as u64).min(binding / 4 / n.largest().max(width));
+        let n = PerToken::of(plan, options.routing, rows_of)?;
+        let widths: Vec<u64> = std::iter::once(plan.width).chain(plan.streams.iter().map(|s| s.width)).map(|w| row(w).into()).collect();
+        let width = widths.iter().copied().max().unwrap_or(0);
+        let batch = BATCH.min(options.context as u64).min(binding / 4 / n.largest().max(width));
         if batch == 0 {
             return Err(Error::Device(format!("the activations of one token do not fit the {binding} bytes that this GPU binds at once")));
         }
@@ -193,7 +238,8 @@ impl<B> Scratch<B> {
             outputs: u32::try_from(outputs).unwrap_or(u32::MAX),
             tokens: floats("token ids", batch)?,
             turns: floats("rotations", batch * turns)?,
-            x: floats("the residual stream", batch * width)?,
+            streams: widths.iter().map(|w| floats("a stream", batch * w)).collect::<Result<_>>()?,
+            memories: plan.memories.iter().map(|&g| floats("a router's memory", batch * u64::from(row(g)))).collect::<Result<_>>()?,
             a: floats("inputs", batch * width)?,
             dense: floats("results", batch * width)?,
             routed: floats("results of routes", batch * n.routed)?,
@@ -219,18 +265,20 @@ impl<B> Scratch<B> {
     }
 
     /// Buffers that numbers which are not finite can hide in.
-    pub(super) fn activations(&self) -> [&B; 10] {
-        [
-            &self.x,
+    pub(super) fn activations(&self) -> impl Iterator<Item = &B> {
+        let roles = [
             &self.a,
             &self.dense,
             &self.routed,
             &self.projected,
             &self.queries,
             &self.mixed,
+            &self.parts,
+            &self.stats,
             &self.hidden,
             &self.scores,
             &self.router_hidden,
-        ]
+        ];
+        self.streams.iter().chain(&self.memories).chain(roles)
     }
 }

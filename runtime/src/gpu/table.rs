@@ -12,6 +12,8 @@ use crate::experts::{Catalogue, RecordId};
 
 /// Marks an expert that is in no slot, as in `route`.
 const MISSING: u32 = u32::MAX;
+/// Marks an expert that computes nothing.
+const NOTHING: u32 = u32::MAX - 1;
 
 /// The table on the device and what it should be.
 pub(super) struct Table {
@@ -34,14 +36,19 @@ impl Table {
         let mut experts = vec![Vec::new(); catalogue.records()];
         let mut pools = Vec::new();
         let mut n = 0u32;
+        let mut idle = Vec::new();
         for (p, pool) in bundle.plan().pools.iter().enumerate() {
             pools.push(n);
             for e in 0..pool.experts() {
-                experts[catalogue.id(p, pool.record_of(e)).index()].push(n);
+                match pool.record_of(e) {
+                    Some(record) => experts[catalogue.id(p, record).index()].push(n),
+                    None => idle.push(n),
+                }
                 n = n.checked_add(1).ok_or_else(|| Error::Device("there are too many experts".into()))?;
             }
         }
-        let entries = vec![MISSING; n as usize * 2];
+        let mut entries = vec![MISSING; n as usize * 2];
+        idle.iter().for_each(|&e| entries[e as usize] = NOTHING);
         let buffer = device.storage("the table of experts", entries.len() as u64 * 4)?;
         let mut upload = Upload::new(device);
         upload.write(&buffer, 0, bytemuck::cast_slice(&entries))?;
@@ -63,7 +70,7 @@ impl Table {
 
     /// No record is anywhere.
     pub(super) fn clear(&mut self) {
-        self.entries.fill(MISSING);
+        self.entries.iter_mut().filter(|slot| **slot != NOTHING).for_each(|slot| *slot = MISSING);
         self.shown.clear();
         let half = self.entries.len() / 2;
         self.stale = [0..half, half..2 * half];

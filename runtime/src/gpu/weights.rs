@@ -16,6 +16,17 @@ use crate::plan::Name;
 /// Bytes of a `vec4`, the unit in which kernels count.
 pub(super) const VEC4: u64 = 16;
 
+/// Where matrices may be cut when they do not fit a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Between any two panels.
+    Panels,
+    /// All of them at the same panels.
+    Together,
+    /// At whole multiples of so many panels.
+    Blocks(u32),
+}
+
 /// Some panels of some matrices of one codec and width, side by side in one buffer.
 pub(super) struct Window {
     pub(super) buffer: wgpu::Buffer,
@@ -110,21 +121,21 @@ impl Weights {
         self.vectors.size() + groups.values().flat_map(|g| g.iter()).map(|w| w.buffer.size()).sum::<u64>()
     }
 
-    /// The windows that hold these matrices, uploaded at the first call. With `paired`, every window holds the same panels of all of them.
-    pub(super) fn group(&self, device: &Device, names: &[&str], paired: bool) -> Result<Arc<Vec<Window>>> {
+    /// The windows that hold these matrices, uploaded at the first call.
+    pub(super) fn group(&self, device: &Device, names: &[&str], cut: Cut) -> Result<Arc<Vec<Window>>> {
         let key: Vec<Name> = names.iter().map(|&n| n.to_owned()).collect();
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(windows) = groups.get(&key) {
             return Ok(windows.clone());
         }
-        let windows = Arc::new(self.place(device, names, paired)?);
+        let windows = Arc::new(self.place(device, names, cut)?);
         Ok(groups.entry(key).or_insert(windows).clone())
     }
 
-    fn place(&self, device: &Device, names: &[&str], paired: bool) -> Result<Vec<Window>> {
+    fn place(&self, device: &Device, names: &[&str], cut: Cut) -> Result<Vec<Window>> {
         let mut sources = names.iter().map(|n| Ok(Source::File(self.bundle.matrix(n)?))).collect::<Result<Vec<_>>>()?;
         let codecs: Vec<Codec> = names.iter().map(|n| Ok(self.layout(n)?.codec)).collect::<Result<_>>()?;
-        if paired && codecs.iter().any(|c| *c != codecs[0]) {
+        if cut == Cut::Together && codecs.iter().any(|c| *c != codecs[0]) {
             // One kernel reads them together, so they need one codec.
             sources = sources.iter().map(|s| to_f32(s.matrix()?)).collect::<Result<_>>()?;
         }
@@ -135,13 +146,13 @@ impl Weights {
             let alike = |m: &Matrix<'_>| (m.layout().codec, m.layout().cols) == (first.layout().codec, first.layout().cols);
             let (now, later) = rest.into_iter().partition(|(_, m)| alike(m));
             rest = later;
-            self.windows(device, now, paired, &mut windows)?;
+            self.windows(device, now, cut, &mut windows)?;
         }
         Ok(windows)
     }
 
     /// Windows for matrices of one codec and width.
-    fn windows(&self, device: &Device, matrices: Vec<(usize, Matrix<'_>)>, paired: bool, out: &mut Vec<Window>) -> Result<()> {
+    fn windows(&self, device: &Device, matrices: Vec<(usize, Matrix<'_>)>, cut: Cut, out: &mut Vec<Window>) -> Result<()> {
         let size = |m: &Matrix<'_>, panels: usize| {
             let l = m.layout();
             (panels * l.panel_bytes()).next_multiple_of(ALIGN) + (panels * l.panel_scale_bytes()).next_multiple_of(ALIGN)
@@ -152,14 +163,16 @@ impl Weights {
             out.push(window(device, all)?);
             return Ok(());
         }
-        let sets = if paired { vec![matrices] } else { matrices.into_iter().map(|m| vec![m]).collect() };
+        let sets = if cut == Cut::Together { vec![matrices] } else { matrices.into_iter().map(|m| vec![m]).collect() };
         for set in sets {
             let layout = set[0].1.layout();
             let per_panel = layout.panel_bytes() + layout.panel_scale_bytes();
-            let step = (limit / set.len()).saturating_sub(2 * ALIGN) / per_panel;
+            let unit = if let Cut::Blocks(n) = cut { n as usize } else { 1 };
+            let step = (limit / set.len()).saturating_sub(2 * ALIGN) / per_panel / unit * unit;
             if step == 0 {
                 return Err(Error::Device(format!(
-                    "16 rows of {} columns do not fit the {limit} bytes that this GPU binds at once",
+                    "{} rows of {} columns do not fit the {limit} bytes that this GPU binds at once",
+                    unit * PANEL,
                     layout.cols
                 )));
             }
@@ -224,5 +237,6 @@ pub(super) fn codec(codec: Codec) -> shaders::Codec {
         Codec::Bf16 => shaders::Codec::Bf16,
         Codec::Q8 => shaders::Codec::Q8,
         Codec::Q4 => shaders::Codec::Q4,
+        Codec::Mxfp4 => shaders::Codec::Mxfp4,
     }
 }

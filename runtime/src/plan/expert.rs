@@ -16,9 +16,10 @@ pub struct Pool {
     pub codec: Codec,
     /// Records in the file.
     pub records: u32,
-    /// Record of each expert id; absent when expert `i` is record `i`.
+    /// Record of each expert id; absent when expert `i` is record `i`. An expert without a record computes nothing: a token that chooses
+    /// it skips the step as far as this route is concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alias: Option<Vec<u32>>,
+    pub alias: Option<Vec<Option<u32>>>,
 }
 
 impl Pool {
@@ -27,9 +28,9 @@ impl Pool {
         self.alias.as_ref().map_or(self.records, |a| u32::try_from(a.len()).unwrap_or(u32::MAX))
     }
 
-    /// Record that holds expert `id`.
-    pub fn record_of(&self, id: u32) -> u32 {
-        self.alias.as_ref().map_or(id, |a| a[id as usize])
+    /// Record that holds expert `id`; `None` for an expert that computes nothing.
+    pub fn record_of(&self, id: u32) -> Option<u32> {
+        self.alias.as_ref().map_or(Some(id), |a| a[id as usize])
     }
 }
 
@@ -45,6 +46,9 @@ pub enum Expert {
         gated: bool,
         /// Applied to the gate, or to the only hidden layer.
         activation: Activation,
+        /// Whether each product has a bias added.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        bias: bool,
     },
     /// Query and output projections of an attention step whose keys and values are shared: the expert's `heads` query
     /// heads attend, and `o` maps them back. Fills [`Part::Expert`](super::Part::Expert) of `q` and `o`.
@@ -53,6 +57,19 @@ pub enum Expert {
         heads: u32,
         /// Width of a head.
         head_dim: u32,
+    },
+    /// A whole attention module: projections of queries, keys and values, and back. How several of them work together is the
+    /// step's: see [`Part`](super::Part).
+    Attention {
+        /// Query heads.
+        heads: u32,
+        /// Key/value heads.
+        kv_heads: u32,
+        /// Width of a head.
+        head_dim: u32,
+        /// Whether each product has a bias added.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        bias: bool,
     },
 }
 
@@ -67,6 +84,10 @@ pub enum Role {
     Down,
     /// `[heads·head_dim, D]`.
     Query,
+    /// `[kv_heads·head_dim, D]`.
+    Key,
+    /// `[kv_heads·head_dim, D]`.
+    Value,
     /// `[D, heads·head_dim]`.
     Output,
 }
@@ -83,13 +104,25 @@ impl Expert {
                 let inner = heads.saturating_mul(head_dim);
                 vec![(Role::Query, inner, width), (Role::Output, width, inner)]
             }
+            Expert::Attention { heads, kv_heads, head_dim, .. } => {
+                let (inner, kv) = (heads.saturating_mul(head_dim), kv_heads.saturating_mul(head_dim));
+                vec![(Role::Query, inner, width), (Role::Key, kv, width), (Role::Value, kv, width), (Role::Output, width, inner)]
+            }
+        }
+    }
+
+    /// Whether the record also holds, behind the matrices and in their order, a bias for the rows of each.
+    pub fn has_biases(&self) -> bool {
+        match *self {
+            Expert::Ffn { bias, .. } | Expert::Attention { bias, .. } => bias,
+            Expert::QueryOutput { .. } => false,
         }
     }
 }
 
 /// Elementwise non-linearity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Activation {
     /// `x · σ(x)`.
     Silu,
@@ -99,4 +132,11 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// Of a gate `g` and an up value `u` together: `g' · σ(alpha · g') · (clamp(u, ±limit) + 1)` with `g' = min(g, limit)`. Needs a gate.
+    Clamped {
+        /// Steepness of the sigmoid.
+        alpha: f32,
+        /// Bound of both values.
+        limit: f32,
+    },
 }

@@ -11,19 +11,22 @@
 //! * [`Step`]: router + pool + always-on parts + how the result joins the stream;
 //! * [`State`]: a cache, keyed by (step instance, group), never by layer or pool.
 //!
-//! How harder families than today's fit without changing what is here (each adds a variant or a defaulted field):
-//! an expert with its own K/V is an [`Expert`] variant whose attention step takes `k`, `v` from [`Part::Expert`] and whose
-//! state has one group per expert; modules shared over depth are one pool named by many steps, each with its own state;
-//! a recurrent router is a [`Score`] variant; variable-length routing is a [`Rule`] variant.
+//! Modules shared over depth are one pool named by many steps, each with its own state. Parts of a layer that work on something other
+//! than the residual stream have a [`Stream`] of their own. A norm that belongs to an expert is folded into the expert's matrices by the
+//! importer.
 
+mod adapter;
 mod expert;
+mod rotation;
 mod router;
 mod step;
 mod validate;
 
+pub use adapter::{Adapter, Delta};
 pub use expert::{Activation, Expert, Pool, Role};
-pub use router::{Router, Rule, Score, Select, Value, Weigh};
-pub use step::{Attention, AttentionKind, Ffn, Part, Routed, SharedFfn, State, Step, Work};
+pub use rotation::{Beyond, Rotation};
+pub use router::{Cell, Feature, GroupBy, Groups, Router, Rule, Score, Select, Transform, Value, Weigh};
+pub use step::{Attention, AttentionKind, Convolution, Ffn, Join, Latent, Part, Routed, SharedFfn, State, Step, Work};
 pub use validate::{Caps, PlanError, Tensors};
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,12 @@ pub struct Plan {
     pub context: Option<u32>,
     /// Token id → residual stream.
     pub embedding: Embedding,
+    /// Streams beside the residual stream: steps name them from 1 on, the residual stream is 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<Stream>,
+    /// Widths of what recurrent routers carry from step to step of one token; each is zero before the token's first step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memories: Vec<u32>,
     /// Rotary position encodings that attention steps refer to by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<Rotation>,
@@ -60,9 +69,39 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Residual stream → logits.
     pub head: Head,
+    /// What a session adds; never part of a bundle.
+    #[serde(skip)]
+    pub adapter: Option<Adapter>,
 }
 
-/// Token embedding: `x = scale * table[token]`.
+impl Plan {
+    /// Whether tokens carry learned positions, which end somewhere.
+    pub fn has_positions(&self) -> bool {
+        let beside = self.streams.iter().filter_map(|s| s.embedding.as_ref());
+        std::iter::once(&self.embedding).chain(beside).any(|e| e.positions.is_some())
+    }
+
+    /// Width of a stream: of the residual stream for 0, of one beside it for the others. `None` when there is no such stream.
+    pub fn stream_width(&self, stream: u32) -> Option<u32> {
+        match stream.checked_sub(1) {
+            None => Some(self.width),
+            Some(i) => self.streams.get(i as usize).map(|s| s.width),
+        }
+    }
+}
+
+/// A stream beside the residual stream. Without an embedding it is zero until a step writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Width, `W`.
+    pub width: u32,
+    /// Token id → stream, with a table `[V, W]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Embedding>,
+}
+
+/// Token embedding: `x = scale * table[token] + positions[position]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Embedding {
@@ -70,6 +109,16 @@ pub struct Embedding {
     pub table: Name,
     /// Multiplier of the looked-up row.
     pub scale: f32,
+    /// Matrix `[P, D]` with a row for each position; a conversation is never longer than `P` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<Name>,
+}
+
+impl Embedding {
+    /// Without positions.
+    pub fn new(table: Name, scale: f32) -> Embedding {
+        Embedding { table, scale, positions: None }
+    }
 }
 
 /// Output head: `logits = scale * (weight · norm(x) + bias)`.
@@ -125,15 +174,4 @@ impl Norm {
             Norm::Rms { weight, .. } | Norm::Layer { weight, .. } => weight,
         }
     }
-}
-
-/// Rotary position encoding, half-split: element `i` of the first half turns with element `i` of the second by
-/// `position * frequencies[i]`. Scaling schemes are nothing but other frequencies, so they live in importers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rotation {
-    /// Radians per position, one for each pair; `2 * len` leading elements of a head are rotated.
-    pub frequencies: Vec<f32>,
-    /// Multiplier of sine and cosine (YaRN's attention factor); 1 ordinarily.
-    pub amplitude: f32,
 }

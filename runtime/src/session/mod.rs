@@ -2,20 +2,28 @@
 
 mod cancel;
 mod chat;
+mod contrast;
 mod sampler;
 mod sampling;
 mod stop;
 mod stream;
 
+use std::sync::Arc;
+
+use crate::bundle::Adapter;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::experts::Pass;
-use crate::model::{Output, Run, RunOptions, Want};
+use crate::model::{Output, Routing, Run, RunOptions, Want};
+use crate::plan::{Plan, Rule};
 
 pub use cancel::CancelToken;
 pub use chat::Chat;
+pub use contrast::SelfContrast;
 pub use sampling::Sampling;
 pub use stream::{Completion, GenerateOptions, Statistics, StopReason, Stream, Token};
+
+use contrast::ContrastRun;
 
 /// Context of a session that asks for none, where the model allows it: enough for a conversation, small enough for a phone.
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -44,6 +52,13 @@ pub struct SessionOptions {
     pub overflow: Overflow,
     /// Stick-breaking attention stops looking back once less than this much of the stick is left; 0 is exact. In [0, 1).
     pub stick_epsilon: f32,
+    /// Experts per token where routers take the best few, instead of as many as the model was trained for. Changes the answers: fewer are
+    /// faster and worse, unless the model was made to run with any number.
+    pub experts_per_token: Option<u32>,
+    /// Decode with the difference between two routings.
+    pub self_contrast: Option<SelfContrast>,
+    /// Low-rank experts for this session alone; the bundle and other sessions are not touched.
+    pub adapter: Option<Adapter>,
 }
 
 /// One conversation: the tokens so far, and the caches of the model that reads them.
@@ -82,7 +97,32 @@ impl Session {
             return Err(Error::Input(format!("a stick epsilon of {stick_epsilon} is impossible; choose 0 (exact) or a little more")));
         }
         let slide = options.overflow == Overflow::Slide;
-        let run = engine.model().start(RunOptions { context, slide, stick_epsilon })?;
+        if let Some(rows) = engine.plan().context.filter(|&c| engine.plan().has_positions() && (slide || context > c as usize)) {
+            let way_out = "choose a context up to that, without sliding";
+            return Err(Error::Input(format!(
+                "this model has learned positions for {rows} tokens and cannot go on beyond them; {way_out}"
+            )));
+        }
+        let routing = match options.experts_per_token {
+            None => Routing::Planned,
+            Some(k) => {
+                choosable(engine.plan(), k, "experts per token")?;
+                Routing::TopK(k)
+            }
+        };
+        let run_options = RunOptions { slide, stick_epsilon, routing, ..RunOptions::new(context) };
+        let adapted = match &options.adapter {
+            Some(adapter) => Some(engine.model().adapted(Arc::new(engine.bundle().adapted(adapter)?))?),
+            None => None,
+        };
+        let model = adapted.as_deref().unwrap_or(engine.model());
+        let mut run = model.start(run_options)?;
+        if let Some(contrast) = options.self_contrast {
+            contrast.validate()?;
+            choosable(engine.plan(), contrast.rank, "the self-contrast's rank")?;
+            let weak = model.start(RunOptions { routing: Routing::Rank(contrast.rank - 1), ..run_options })?;
+            run = Box::new(ContrastRun::new(contrast, engine.plan().vocab, run, weak));
+        }
         Ok(Session { engine, run, tokens: Vec::new(), context, overflow: options.overflow })
     }
 
@@ -235,6 +275,17 @@ impl Session {
             Overflow::Error if needed > self.context => Err(Error::Context { needed, available: self.context }),
             _ => Ok(()),
         }
+    }
+}
+
+/// Checks a number of experts, or a rank among them, against what routers that take the best few have to choose from.
+fn choosable(plan: &Plan, n: u32, what: &str) -> Result<()> {
+    let routers = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| matches!(r.router.select.rule, Rule::TopK { .. }));
+    let most = routers.map(|r| r.router.select.available(plan.pools[r.pool as usize].experts())).max();
+    match most {
+        None => Err(Error::Input(format!("{what} cannot be set: no router of this model takes the best few experts"))),
+        Some(most) if !(1..=most).contains(&n) => Err(Error::Input(format!("{what} of {n} is impossible; choose 1 to {most}"))),
+        Some(_) => Ok(()),
     }
 }
 

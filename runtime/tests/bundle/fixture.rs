@@ -136,7 +136,7 @@ pub(crate) fn use_everything(bundle: &Bundle) -> u64 {
         }
     }
     for (i, pool) in bundle.plan().pools.iter().enumerate() {
-        total += (0..pool.experts()).map(|id| sum(bundle.record(i, pool.record_of(id)))).sum::<u64>();
+        total += (0..pool.experts()).filter_map(|id| pool.record_of(id)).map(|r| sum(bundle.record(i, r))).sum::<u64>();
     }
     total
 }

@@ -20,6 +20,8 @@ pub struct Model {
     pub tensors: BTreeMap<Name, TensorInfo>,
     /// Row-major values of each tensor.
     pub values: BTreeMap<Name, Vec<f32>>,
+    /// Row-major values of the matrices of records, by the record's name and in its order; others are random.
+    pub records: BTreeMap<Name, Vec<Vec<f32>>>,
 }
 
 impl Model {
@@ -43,9 +45,15 @@ impl Model {
             } else if let Some(pool) = self.plan.pools.iter().find(|p| entry.name.rsplit_once('.').is_some_and(|(n, _)| n == p.name)) {
                 let layout = RecordLayout::of(pool, self.plan.width).unwrap();
                 let mut bytes = vec![0; layout.bytes];
-                for &(_, matrix, at) in &layout.matrices {
-                    let values = random.values(matrix.rows * matrix.cols, 1.0 / (matrix.cols as f32).sqrt());
+                let given = self.records.get(&entry.name);
+                for (i, &(_, matrix, at)) in layout.matrices.iter().enumerate() {
+                    let drawn = || random.values(matrix.rows * matrix.cols, 1.0 / (matrix.cols as f32).sqrt());
+                    let values = given.map_or_else(drawn, |g| g[i].clone());
                     encode(matrix, &values, &mut bytes[at..at + matrix.bytes()]);
+                }
+                for ((_, matrix, _), &at) in layout.matrices.iter().zip(&layout.biases) {
+                    let values = random.values(matrix.rows, 0.2);
+                    bytes[at..at + matrix.rows * 4].copy_from_slice(bytemuck::cast_slice(&values));
                 }
                 writer.write(&entry.name, &bytes).unwrap();
             }

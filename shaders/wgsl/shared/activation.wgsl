@@ -1,12 +1,14 @@
 // Elementwise non-linearities, chosen at run time: the branch is uniform and costs nothing beside the product before it.
+// The importing kernel's parameters say which: `activation`, `alpha`, `limit`.
 const NONE = 0u;
 const SILU = 1u;
 const GELU = 2u;
 const GELU_TANH = 3u;
 const RELU = 4u;
+const CLAMPED = 5u;
 
-fn activate(kind: u32, x: vec4f) -> vec4f {
-    switch kind {
+fn activate(x: vec4f) -> vec4f {
+    switch params.activation {
         case SILU: { return x / (1.0 + exp(-x)); }
         case GELU: { return 0.5 * x * (1.0 + erf(x * 0.70710678)); }
         // tanh of large arguments is not reliable everywhere.
@@ -14,6 +16,16 @@ fn activate(kind: u32, x: vec4f) -> vec4f {
         case RELU: { return max(x, vec4f(0.0)); }
         default: { return x; }
     }
+}
+
+// Of a gate and what it lets through.
+fn gated(gate: vec4f, up: vec4f) -> vec4f {
+    if params.activation == CLAMPED {
+        let limit = vec4f(params.limit);
+        let g = min(gate, limit);
+        return g / (1.0 + exp(-params.alpha * g)) * (clamp(up, -limit, limit) + 1.0);
+    }
+    return activate(gate) * up;
 }
 
 // Below 0.9 the Maclaurin series, above it Abramowitz & Stegun 7.1.26; absolute error under 2e-7.

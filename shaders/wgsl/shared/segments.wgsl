@@ -1,4 +1,5 @@
 // Up to three matrices, or whole panels of larger ones, that share codec and input and are multiplied in one dispatch.
+// Or one matrix that is a stack of blocks, each of which has an input of its own: z is the number of the block then.
 struct Segment {
     panels: u32, // of this and all earlier segments
     words: u32, // first line, in vec4
@@ -15,7 +16,11 @@ struct Params {
     x_stride: u32, // between tokens, in vec4
     tokens: u32,
     activation: u32,
+    alpha: f32, // of a clamped activation
+    limit: f32, // likewise
     scale: f32,
+    block: u32, // panels of a block; 0: there are none
+    block_x: u32, // between the blocks' columns of x, in vec4
     segments: array<Segment, 3>,
 }
 
@@ -46,7 +51,7 @@ fn words_of(segment: Segment, panel: u32) -> u32 {
 }
 
 fn scales_of(segment: Segment, panel: u32) -> u32 {
-    return segment.scales + panel * (params.chunks >> 2u) * 2u;
+    return segment.scales + panel * (params.chunks >> 2u) * SCALE_LINES;
 }
 
 // Four rows' bias; `quad` counts from the segment's first row.

@@ -45,8 +45,21 @@ impl Checkpoint {
         let Some(config) = json(&config_path)? else {
             return Err(Failure::new(format!("{} is missing; is {} a checkpoint folder?", config_path.display(), folder.display())));
         };
+        Checkpoint::read_weights(folder, config, "model.safetensors", "pytorch_model.bin")
+    }
+
+    /// Opens the folder of an adapter, which has `adapter_config.json` in place of `config.json`.
+    pub(crate) fn adapter(folder: &Path) -> Result<Checkpoint> {
+        let config_path = folder.join("adapter_config.json");
+        let Some(config) = json(&config_path)? else {
+            return Err(Failure::new(format!("{} is missing; is {} an adapter's folder?", config_path.display(), folder.display())));
+        };
+        Checkpoint::read_weights(folder, config, "adapter_model.safetensors", "adapter_model.bin")
+    }
+
+    fn read_weights(folder: &Path, config: Map<String, Value>, safetensors: &str, pytorch: &str) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint { folder: folder.to_owned(), config, maps: Vec::new(), tensors: Tensors::new() };
-        for file in checkpoint.weight_files()? {
+        for file in checkpoint.weight_files([safetensors, pytorch])? {
             checkpoint.add(&file)?;
         }
         Ok(checkpoint)
@@ -92,6 +105,15 @@ impl Checkpoint {
         }
     }
 
+    /// Writes `view` of the tensor `name`, which holds bytes, to `out` (`view.rows · view.cols` of them, row-major).
+    pub(crate) fn read_bytes(&self, name: &str, view: View, out: &mut [u8]) -> Result<()> {
+        let tensor = self.tensors.get(name).ok_or_else(|| Failure::new(format!("the checkpoint has no tensor {name:?}")))?;
+        view.read_bytes(tensor, &self.maps[tensor.file], out).ok_or_else(|| {
+            let dtype = tensor.dtype;
+            Failure::new(format!("tensor {name:?} holds {dtype} values where bytes are expected"))
+        })
+    }
+
     /// Gives back the memory of everything read so far; reading it again is possible and merely slower. The system would reclaim these
     /// pages by itself when it runs short, but until then they would crowd out other programs.
     pub(crate) fn release(&self) {
@@ -103,8 +125,8 @@ impl Checkpoint {
     }
 
     /// The files that hold weights: one, or those that an index names.
-    fn weight_files(&self) -> Result<Vec<PathBuf>> {
-        for single in ["model.safetensors", "pytorch_model.bin"] {
+    fn weight_files(&self, names: [&str; 2]) -> Result<Vec<PathBuf>> {
+        for single in names {
             let path = self.folder.join(single);
             if path.is_file() {
                 return Ok(vec![path]);
@@ -122,8 +144,10 @@ impl Checkpoint {
             return Ok(names.into_iter().map(|n| self.folder.join(n)).collect());
         }
         Err(Failure::new(format!(
-            "{} holds no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their parts",
-            self.folder.display()
+            "{} holds no weights: neither {} nor {}, nor an index of their parts",
+            self.folder.display(),
+            names[0],
+            names[1]
         )))
     }
 

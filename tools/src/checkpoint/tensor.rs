@@ -47,8 +47,8 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The whole tensor, or its part `index` along the first axis: a matrix, or one row when a single axis is left.
-    /// `None` when more are left, or there is no such part.
+    /// The whole tensor, or its part `index` along the first axis: a matrix, or one row when a single axis is left. The last two of three
+    /// axes are seen as one if they lie in memory that way. `None` when more are left, or there is no such part.
     pub(crate) fn new(tensor: &Tensor, index: Option<usize>) -> Option<View> {
         let (mut shape, mut strides, mut offset) = (&tensor.shape[..], &tensor.strides[..], 0);
         if let Some(i) = index {
@@ -61,14 +61,23 @@ impl View {
         match (shape, strides) {
             (&[cols], &[col_stride]) => Some(View { rows: 1, cols, row_stride: 0, col_stride, offset }),
             (&[rows, cols], &[row_stride, col_stride]) => Some(View { rows, cols, row_stride, col_stride, offset }),
+            (&[rows, groups, size], &[row_stride, group_stride, col_stride]) if groups == 1 || group_stride == size * col_stride => {
+                Some(View { rows, cols: groups.checked_mul(size)?, row_stride, col_stride, offset })
+            }
             _ => None,
         }
     }
 
     /// Some of its rows.
     pub(crate) fn rows(self, range: Range<usize>) -> Option<View> {
-        let inside = range.start < range.end && range.end <= self.rows;
-        inside.then(|| View { rows: range.len(), offset: self.offset + range.start * self.row_stride, ..self })
+        self.rows_by(range, 1)
+    }
+
+    /// Of some of its rows the first and then every `step`-th.
+    pub(crate) fn rows_by(self, range: Range<usize>, step: usize) -> Option<View> {
+        let inside = step > 0 && range.start < range.end && range.end <= self.rows;
+        let offset = self.offset + range.start * self.row_stride;
+        inside.then(|| View { rows: range.len().div_ceil(step), row_stride: self.row_stride * step, offset, ..self })
     }
 
     /// Rows for columns.
@@ -89,7 +98,12 @@ impl View {
         Some(())
     }
 
-    fn gather<const N: usize>(&self, bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
+    /// Writes the bytes of the matrix, row-major, to `out`. `None` when the tensor does not hold bytes.
+    pub(crate) fn read_bytes(&self, tensor: &Tensor, file: &[u8], out: &mut [u8]) -> Option<()> {
+        (tensor.dtype == Dtype::U8).then(|| self.gather(&file[tensor.start..], out, |[b]| b))
+    }
+
+    fn gather<T, const N: usize>(&self, bytes: &[u8], out: &mut [T], convert: impl Fn([u8; N]) -> T) {
         let element = |at: usize| {
             let mut b = [0; N];
             b.copy_from_slice(&bytes[at * N..][..N]);
@@ -136,12 +150,25 @@ mod tests {
         assert_eq!(read(rows, &t, &bytes), (16..24).map(|i| i as f32).collect::<Vec<_>>());
         assert_eq!(read(rows.transpose(), &t, &bytes), [16.0, 20.0, 17.0, 21.0, 18.0, 22.0, 19.0, 23.0]);
         assert_eq!(read(part.transpose().rows(1..2).expect("inside"), &t, &bytes), [13.0, 17.0, 21.0]);
+        let odd = part.transpose().rows_by(1..4, 2).expect("inside");
+        assert_eq!(read(odd, &t, &bytes), [13.0, 17.0, 21.0, 15.0, 19.0, 23.0]);
+    }
+
+    #[test]
+    fn the_last_two_of_three_axes_are_one() {
+        let (t, bytes) = tensor(&[2, 3, 4]);
+        let view = View::new(&t, None).expect("contiguous");
+        assert_eq!((view.rows, view.cols), (2, 12));
+        assert_eq!(read(view, &t, &bytes), (0..24).map(|i| i as f32).collect::<Vec<_>>());
+        let apart = Tensor { strides: vec![12, 1, 3], ..t };
+        assert_eq!(View::new(&apart, None), None, "not in memory");
     }
 
     #[test]
     fn what_is_not_there_is_refused() {
         let (t, _) = tensor(&[2, 3, 4]);
-        assert_eq!(View::new(&t, None), None, "three axes");
+        let (four, _) = tensor(&[2, 3, 2, 2]);
+        assert_eq!(View::new(&four, None), None, "four axes");
         assert_eq!(View::new(&t, Some(2)), None, "no such part");
         assert_eq!(View::new(&t, Some(0)).and_then(|v| v.rows(2..4)), None, "too many rows");
         assert_eq!(row_major(&[usize::MAX, 2]), None);
@@ -158,6 +185,11 @@ mod tests {
             assert_eq!(read(View::new(&t, None).expect("a row"), &t, &bytes), [-1.5]);
         }
         let t = Tensor { dtype: Dtype::I8, shape: vec![1], strides: vec![1], file: 0, start: 0 };
-        assert_eq!(View::new(&t, None).expect("a row").read(&t, &[1], &mut [0.0]), None, "whole numbers are no weights");
+        let view = View::new(&t, None).expect("a row");
+        assert_eq!(view.read(&t, &[1], &mut [0.0]), None, "whole numbers are no weights");
+        assert_eq!(view.read_bytes(&t, &[1], &mut [0]), None, "signed");
+        let t = Tensor { dtype: Dtype::U8, ..t };
+        let mut byte = [0];
+        assert_eq!((view.read_bytes(&t, &[200], &mut byte), byte), (Some(()), [200]));
     }
 }

@@ -8,7 +8,7 @@ use hotset::{CancelToken, Chat, Completion, Engine, GenerateOptions, Sampling, S
 
 use super::run::summary;
 use crate::failure::{Failure, Result};
-use crate::options::{ContextArgs, DeviceArgs, SamplingArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, SamplingArgs, SessionArgs, bundle_or_demo};
 use crate::terminal::{Input, Line};
 
 const HELP: &str = "\
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
     /// Defaults here: --temp 0.8 --top-k 40 --top-p 0.95, and another seed every time
     #[command(flatten)]
     sampling: SamplingArgs,

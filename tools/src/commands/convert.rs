@@ -21,9 +21,10 @@ pub(crate) struct Args {
     /// The bundle to write, by custom with the extension .hotset
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// How matrices are stored: f32, f16, bf16, q8 (8.5 bits per weight) or q4 (4.5 bits per weight)
-    #[arg(long, default_value = "q4")]
-    codec: Codec,
+    /// How matrices are stored: f32, f16, bf16, q8 (8.5 bits per weight), q4 (4.5) or mxfp4 (4.25) [default: q4, but experts published in
+    /// mxfp4 keep their values]
+    #[arg(long)]
+    codec: Option<Codec>,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
@@ -62,7 +63,7 @@ fn summary(args: &Args, manifest: &Manifest, bytes: u64, seconds: f64) -> Result
         let summary = serde_json::json!({
             "bundle": args.output,
             "family": manifest.provenance.family,
-            "codec": args.codec,
+            "codec": args.codec.unwrap_or(import::DEFAULT),
             "bytes": bytes,
             "pools": plan.pools.len(),
             "experts": experts,
@@ -77,10 +78,10 @@ fn summary(args: &Args, manifest: &Manifest, bytes: u64, seconds: f64) -> Result
         let pools = plan.pools.len();
         writeln!(
             out,
-            "{}: {family}, {experts} experts in {pools} pools, {codec}, {size}, {text}",
+            "{}: {family}, {experts} experts in {pools} pools, {history}, {size}, {text}",
             args.output.display(),
             family = manifest.provenance.family,
-            codec = args.codec
+            history = manifest.provenance.history.join(", "),
         )?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::documents;
 use crate::failure::{Failure, Result};
-use crate::options::{ContextArgs, DeviceArgs};
+use crate::options::{DeviceArgs, SessionArgs};
 use crate::progress;
 use crate::score::{Divergence, nll};
 
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
 }
 
 #[derive(Debug, Serialize)]

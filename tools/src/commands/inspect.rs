@@ -163,6 +163,7 @@ fn repeated(out: &mut impl Write, lines: impl Iterator<Item = String>) -> std::i
 fn describe(expert: &Expert) -> String {
     match *expert {
         Expert::Ffn { hidden, gated, .. } => format!("{} of {hidden}", if gated { "gated feed-forward" } else { "feed-forward" }),
+        Expert::Attention { heads, kv_heads, head_dim, .. } => format!("attention of {heads} heads of {head_dim} on {kv_heads}"),
         Expert::QueryOutput { heads, head_dim } => format!("queries and output of {heads} heads of {head_dim}"),
     }
 }
@@ -175,6 +176,8 @@ impl<'a> StepOverview<'a> {
                 let window = a.window.map_or(String::new(), |w| format!(", window {w}"));
                 format!("attention, {} heads on {kv}{window}", a.heads)
             }
+            Work::Convolution(c) => format!("convolution over {} tokens", c.taps),
+            Work::Identity => "copy".to_owned(),
             Work::Ffn(f) => match (&f.shared, &step.routed) {
                 (Some(_), Some(_)) => "feed-forward with an always-on part".to_owned(),
                 (Some(_), None) => "dense feed-forward".to_owned(),

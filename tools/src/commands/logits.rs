@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::options::{ContextArgs, DeviceArgs};
+use crate::options::{DeviceArgs, SessionArgs};
 
 /// How many of the likeliest tokens are listed for people.
 const LISTED: usize = 5;
 
 /// Print the logits after each token
 ///
-/// With --json: {"logits": [[…one number for each token of the vocabulary…], …one row for each position…]}, printed so that reading
+/// Without --context there is room for just these tokens. With --json: {"logits": [[…one number for each token of the vocabulary…], …one row for each position…]}, printed so that reading
 /// the numbers back gives the same f32. Without: the likeliest tokens of each position.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
 }
 
 #[derive(Serialize)]
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         None => ids(args.tokens.as_deref().unwrap_or_default())?,
     };
-    let logits = args.context.session(&engine)?.logits(&tokens)?;
+    let logits = args.context.session_for(&engine, tokens.len())?.logits(&tokens)?;
     args.device.keep_heat(&engine)?;
     let rows = logits.chunks(engine.plan().vocab as usize);
     let mut out = BufWriter::new(stdout().lock());

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod adapt;
 mod bench;
 mod chat;
 mod convert;
@@ -19,6 +20,7 @@ use crate::failure::Result;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Convert(convert::Args),
+    Adapt(adapt::Args),
     Run(run::Args),
     Chat(chat::Args),
     Logits(logits::Args),
@@ -36,6 +38,7 @@ impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Command::Convert(args) => convert::run(args),
+            Command::Adapt(args) => adapt::run(args),
             Command::Run(args) => run::run(args),
             Command::Chat(args) => chat::run(args),
             Command::Logits(args) => logits::run(args),

@@ -7,7 +7,7 @@ use hotset::{Completion, Sampling, Statistics, StopReason};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::options::{ContextArgs, DeviceArgs, SamplingArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, SamplingArgs, SessionArgs, bundle_or_demo};
 
 /// Continue a text, to stdout
 ///
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }

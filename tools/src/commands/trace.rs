@@ -7,7 +7,7 @@ use hotset::{Device, Engine, EngineOptions, Session};
 
 use crate::documents;
 use crate::failure::{Failure, Result};
-use crate::options::ContextArgs;
+use crate::options::SessionArgs;
 use crate::progress;
 use crate::saving::Saving;
 
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     #[command(flatten)]
-    context: ContextArgs,
+    context: SessionArgs,
 }
 
 /// Runs the command.

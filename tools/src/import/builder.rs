@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hotset::plan::{Embedding, Expert, Head, Linear, Name, Norm, Plan, Pool, Rotation, State, Step, VERSION};
+use hotset::plan::{Embedding, Expert, Head, Linear, Name, Norm, Plan, Pool, Rotation, State, Step, Stream, VERSION};
 
 use super::{Dense, Import, Shape, Slice, Source, Usage};
 use crate::checkpoint::Tensors;
@@ -17,6 +17,8 @@ pub(super) struct Builder<'a> {
     rotations: Vec<Rotation>,
     pools: Vec<Pool>,
     experts: Vec<Vec<Vec<Source>>>,
+    streams: Vec<Stream>,
+    memories: Vec<u32>,
     states: Vec<State>,
     steps: Vec<Step>,
 }
@@ -30,6 +32,8 @@ impl<'a> Builder<'a> {
             rotations: Vec::new(),
             pools: Vec::new(),
             experts: Vec::new(),
+            streams: Vec::new(),
+            memories: Vec::new(),
             states: Vec::new(),
             steps: Vec::new(),
         }
@@ -40,6 +44,11 @@ impl<'a> Builder<'a> {
         self.tensors.contains_key(tensor)
     }
 
+    /// Length of the last axis of the checkpoint's tensor of that name.
+    pub(super) fn columns(&self, tensor: &str) -> Option<u32> {
+        self.tensors.get(tensor).and_then(|t| t.shape.last()).and_then(|&n| u32::try_from(n).ok())
+    }
+
     /// Whether both names lead to the same values.
     pub(super) fn same(&self, a: &str, b: &str) -> bool {
         self.tensors.get(a).zip(self.tensors.get(b)).is_some_and(|(a, b)| a.is(b))
@@ -48,6 +57,11 @@ impl<'a> Builder<'a> {
     /// Leaves a tensor out on purpose.
     pub(super) fn ignore(&mut self, tensor: &str) {
         self.used.insert(tensor.to_owned());
+    }
+
+    /// Leaves out all tensors whose name begins with `prefix`.
+    pub(super) fn ignore_all(&mut self, prefix: &str) {
+        self.used.extend(self.tensors.range(prefix.to_owned()..).map(|(n, _)| n).take_while(|n| n.starts_with(prefix)).cloned());
     }
 
     /// The checkpoint's tensor `name`, which must have the shape `dims`.
@@ -63,9 +77,9 @@ impl<'a> Builder<'a> {
         Ok(Slice::of(name))
     }
 
-    /// Stores `slice`, a `[rows, cols]` matrix, as `name`.
-    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, slice: Slice, rows: u32, cols: u32) -> Name {
-        self.store(name.into(), Shape::Matrix { rows, cols }, usage, Source::Slice(slice))
+    /// Stores a `[rows, cols]` matrix as `name`.
+    pub(super) fn matrix(&mut self, name: impl Into<Name>, usage: Usage, source: impl Into<Source>, rows: u32, cols: u32) -> Name {
+        self.store(name.into(), Shape::Matrix { rows, cols }, usage, source.into())
     }
 
     /// Stores the checkpoint's vector `tensor` of `len` values as `name`.
@@ -77,6 +91,14 @@ impl<'a> Builder<'a> {
     pub(super) fn store(&mut self, name: Name, shape: Shape, usage: Usage, source: Source) -> Name {
         self.dense.insert(name.clone(), Dense { shape, usage, source });
         name
+    }
+
+    /// Multiplies everything in the stored matrix or vector `name`.
+    pub(super) fn scale(&mut self, name: &str, by: f32) {
+        if let Some(dense) = self.dense.get_mut(name).filter(|_| by != 1.0) {
+            let of = std::mem::replace(&mut dense.source, Source::Constant(0.0));
+            dense.source = Source::Scaled(Box::new(of), by);
+        }
     }
 
     /// The linear layer `prefix.weight` `[rows, cols]`, with `prefix.bias` if it has one, as `name.weight` and `name.bias`.
@@ -105,19 +127,36 @@ impl<'a> Builder<'a> {
         Ok(Norm::Layer { weight, bias, eps })
     }
 
-    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`].
-    pub(super) fn pool(&mut self, name: String, expert: Expert, experts: Vec<Vec<Slice>>) -> u32 {
+    /// A pool whose record `i` holds the matrices `experts[i]`, in the order of [`Expert::matrices`], and then their biases.
+    pub(super) fn pool<S: Into<Source>>(&mut self, name: String, expert: Expert, experts: Vec<Vec<S>>) -> u32 {
         // The codec is chosen when the bundle is written.
         let codec = hotset::codec::Codec::F32;
         let records = u32::try_from(experts.len()).unwrap_or(u32::MAX);
         self.pools.push(Pool { name, expert, codec, records, alias: None });
-        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(Source::Slice).collect()).collect());
+        self.experts.push(experts.into_iter().map(|e| e.into_iter().map(S::into).collect()).collect());
         index(self.pools.len())
+    }
+
+    /// Says which record each expert id of a pool is.
+    pub(super) fn alias(&mut self, pool: u32, records: Vec<Option<u32>>) {
+        self.pools[pool as usize].alias = Some(records);
     }
 
     pub(super) fn state(&mut self, state: State) -> u32 {
         self.states.push(state);
         index(self.states.len())
+    }
+
+    /// A stream beside the residual stream; gives the number by which steps name it.
+    pub(super) fn stream(&mut self, stream: Stream) -> u32 {
+        self.streams.push(stream);
+        index(self.streams.len()) + 1
+    }
+
+    /// What a recurrent router carries, `width` wide.
+    pub(super) fn memory(&mut self, width: u32) -> u32 {
+        self.memories.push(width);
+        index(self.memories.len())
     }
 
     pub(super) fn rotation(&mut self, rotation: Rotation) -> u32 {
@@ -132,7 +171,7 @@ impl<'a> Builder<'a> {
     /// The embedding table `[vocab, width]`.
     pub(super) fn embedding(&mut self, tensor: &str, vocab: u32, width: u32, scale: f32) -> Result<Embedding> {
         let slice = self.tensor(tensor, &[vocab, width])?;
-        Ok(Embedding { table: self.matrix("embedding.weight", Usage::Vocabulary, slice, vocab, width), scale })
+        Ok(Embedding::new(self.matrix("embedding.weight", Usage::Vocabulary, slice, vocab, width), scale))
     }
 
     /// The output matrix. A tied model may still carry its own copy; when the two differ the copy counts, as in transformers.
@@ -148,7 +187,7 @@ impl<'a> Builder<'a> {
 
     /// The finished model. Fails when the checkpoint holds something that no part of the model used.
     pub(super) fn finish(self, width: u32, vocab: u32, context: Option<u32>, embedding: Embedding, head: Head) -> Result<Import> {
-        let Builder { rotations, pools, states, steps, .. } = self;
+        let Builder { rotations, pools, streams, memories, states, steps, .. } = self;
         let leftover: Vec<&String> = self.tensors.keys().filter(|n| !self.used.contains(*n) && !is_constant(n)).collect();
         if let Some(first) = leftover.first() {
             let more = if leftover.len() > 1 { format!(" and {} more", leftover.len() - 1) } else { String::new() };
@@ -156,7 +195,21 @@ impl<'a> Builder<'a> {
                 "the checkpoint holds the tensor {first:?}{more}, which its config.json does not account for; converting it would lose them"
             )));
         }
-        let plan = Plan { version: VERSION, width, vocab, context, embedding, rotations, pools, states, steps, head };
+        let plan = Plan {
+            version: VERSION,
+            width,
+            vocab,
+            context,
+            embedding,
+            streams,
+            memories,
+            rotations,
+            pools,
+            states,
+            steps,
+            head,
+            adapter: None,
+        };
         Ok(Import { plan, dense: self.dense, experts: self.experts })
     }
 }

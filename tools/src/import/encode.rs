@@ -22,10 +22,14 @@ const BATCH: usize = 32 << 20;
 /// Values that a worker reads at once.
 const CHUNK: usize = 1 << 20;
 
+/// The codec where none is asked for.
+pub(crate) const DEFAULT: Codec = Codec::Q4;
+
 /// How to write a bundle.
 pub(crate) struct Options<'a> {
     pub(crate) target: &'a Path,
-    pub(crate) codec: Codec,
+    /// Of all matrices but routers; the default is [`DEFAULT`], with experts that were published in mxfp4 kept as they are.
+    pub(crate) codec: Option<Codec>,
     pub(crate) family: &'a str,
     /// Set from elsewhere to stop between two batches.
     pub(crate) stop: &'a AtomicBool,
@@ -36,23 +40,31 @@ pub(crate) struct Options<'a> {
 /// Writes the bundle; nothing appears at the target unless everything succeeds.
 pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<Tokenizer>, options: &Options<'_>) -> Result<Manifest> {
     let Import { mut plan, dense, experts } = import;
-    plan.pools.iter_mut().for_each(|p| p.codec = options.codec);
+    let codec = options.codec.unwrap_or(DEFAULT);
+    let mut history = format!("converted to {codec}");
+    for (pool, records) in plan.pools.iter_mut().zip(&experts) {
+        let published = records.iter().flatten().any(|s| matches!(s, Source::Mxfp4 { .. }));
+        pool.codec = if published && options.codec.is_none() { Codec::Mxfp4 } else { codec };
+    }
+    if plan.pools.iter().any(|p| p.codec != codec) {
+        history += ", experts kept in mxfp4";
+    }
     let layouts: Option<Vec<_>> = plan.pools.iter().map(|p| RecordLayout::of(p, plan.width)).collect();
     let layouts = layouts.ok_or_else(|| Failure::new("an expert is too large to store"))?;
-    let tensors = dense.iter().map(|(name, d)| (name.clone(), d.info(options.codec))).collect();
+    let tensors = dense.iter().map(|(name, d)| (name.clone(), d.info(codec))).collect();
     let (json, text) = tokenizer.map(|t| (t.json, t.text)).unzip();
     let provenance = Provenance {
         name: checkpoint.name(),
         family: options.family.to_owned(),
         tool: format!("hotset {}", env!("CARGO_PKG_VERSION")),
-        history: vec![format!("converted to {}", options.codec)],
+        history: vec![history],
     };
     let (hashes, fingerprint) = Default::default();
     let manifest = Manifest { format: FORMAT, plan, tensors, text, provenance, hashes, fingerprint };
     let writer = BundleWriter::create(options.target, manifest, json.as_ref().map(Vec::len))?;
 
     // The same order as the writer's: dense by name, tokenizer, records pool by pool.
-    let dense = dense.values().map(|d| Content::Matrices(vec![d.stored(options.codec)]));
+    let dense = dense.values().map(|d| Content::Matrices(vec![d.stored(codec)]));
     let tokenizer = json.as_deref().map(Content::Bytes);
     let records = experts.iter().zip(&layouts).flat_map(|(pool, layout)| pool.iter().map(|r| Content::record(r, layout)));
     let contents = dense.chain(tokenizer).chain(records);
@@ -87,7 +99,7 @@ impl Dense {
             Usage::Router => Codec::F32,
             // Every logit is read off the head directly: 8 bits instead of 4 halve the demo model's divergence from f32 for 3 % of its file.
             // Of an untied table one row is read for each token, so its size costs no time.
-            Usage::Vocabulary if requested == Codec::Q4 => Codec::Q8,
+            Usage::Vocabulary if matches!(requested, Codec::Q4 | Codec::Mxfp4) => Codec::Q8,
             Usage::Vocabulary | Usage::Weight => requested,
         }
     }
@@ -124,14 +136,11 @@ enum Content<'a> {
 
 impl<'a> Content<'a> {
     fn record(sources: &'a [Source], layout: &RecordLayout) -> Content<'a> {
-        let stored = |(source, &(_, l, at)): (&'a Source, &(_, Layout, usize))| Stored {
-            source,
-            rows: l.rows,
-            cols: l.cols,
-            codec: Some(l.codec),
-            at,
-        };
-        Content::Matrices(sources.iter().zip(&layout.matrices).map(stored).collect())
+        let matrix = |&(_, l, at): &(_, Layout, usize)| (l.rows, l.cols, Some(l.codec), at);
+        let bias = |((_, l, _), &at): (&(_, Layout, usize), &usize)| (1, l.rows, None, at);
+        let places = layout.matrices.iter().map(matrix).chain(layout.matrices.iter().zip(&layout.biases).map(bias));
+        let stored = |(source, (rows, cols, codec, at))| Stored { source, rows, cols, codec, at };
+        Content::Matrices(sources.iter().zip(places).map(stored).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Routed feed-forward experts, gated: the ways in which checkpoints store them.
 
-use hotset::plan::{Activation, Expert, Linear, Routed, Router, Rule, Score, Select, SharedFfn, Value, Weigh};
+use hotset::plan::{Activation, Expert, Linear, Routed, Router, Score, Select, SharedFfn, Value, Weigh};
 
 use super::Slice;
 use super::builder::Builder;
@@ -46,8 +46,9 @@ impl Gated {
         Ok(b.pool(name.to_owned(), self.signature(), (0..experts as usize).map(record).collect()))
     }
 
-    fn signature(self) -> Expert {
-        Expert::Ffn { hidden: self.hidden, gated: true, activation: self.activation }
+    /// What these experts are.
+    pub(super) fn signature(self) -> Expert {
+        Expert::Ffn { hidden: self.hidden, gated: true, activation: self.activation, bias: false }
     }
 }
 
@@ -57,16 +58,21 @@ pub(super) fn top_k(pool: u32, score: Score, k: u32, renormalise: bool) -> Route
     // Softmax keeps the order of logits, so selecting by logit is the same and never meets rounding ties; dividing the chosen
     // probabilities by their sum is a softmax over the chosen.
     let by = if renormalise { Value::SoftmaxSelected } else { Value::Softmax };
-    let select = Select { by: Value::Logit, rule: Rule::TopK { k } };
-    Routed { pool, router: Router { score, select, weigh: Weigh { by, normalise: false, scale: 1.0 } } }
+    Routed { pool, router: Router::new(score, Select::top_k(k), Weigh::by(by)) }
 }
 
-/// An always-on gated part with matrices of its own under `prefix`.
-pub(super) fn gated_ffn(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<SharedFfn> {
+/// An always-on gated part with matrices of its own under `prefix`, all of them with biases or none.
+pub(super) fn gated_ffn(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated, bias: bool) -> Result<SharedFfn> {
+    gated_ffn_of(b, name, prefix, ["gate_proj", "up_proj", "down_proj"], sizes, bias)
+}
+
+/// The same with the given names of gate, up and down.
+pub(super) fn gated_ffn_of(b: &mut Builder<'_>, name: &str, prefix: &str, parts: [&str; 3], sizes: Gated, bias: bool) -> Result<SharedFfn> {
     let Gated { width, hidden, activation, .. } = sizes;
-    let mut linear = |part: &str, rows, cols| b.linear(&format!("{name}.{part}"), &format!("{prefix}.{part}_proj"), rows, cols, false);
-    let (gate, up) = (Some(linear("gate", hidden, width)?), linear("up", hidden, width)?);
-    Ok(SharedFfn { gate, up, down: linear("down", width, hidden)?, activation, weigh: None })
+    let mut linear =
+        |part: &str, tensor: &str, rows, cols| b.linear(&format!("{name}.{part}"), &format!("{prefix}.{tensor}"), rows, cols, bias);
+    let (gate, up) = (Some(linear("gate", parts[0], hidden, width)?), linear("up", parts[1], hidden, width)?);
+    Ok(SharedFfn { gate, up, down: linear("down", parts[2], width, hidden)?, activation, weigh: None })
 }
 
 /// An always-on gated part whose gate and up matrices share the tensor `gate_up` `[2F, D]`.

@@ -1,6 +1,6 @@
 //! JetMoE: routed attention (each expert brings its own queries and output projection) and routed feed-forward layers.
 
-use hotset::plan::{Attention, AttentionKind, Expert, Ffn, Head, Linear, Part, Score, State, Step, Work};
+use hotset::plan::{Attention, Expert, Ffn, Head, Linear, Part, Score, State, Step, Work};
 
 use super::builder::Builder;
 use super::config::Config;
@@ -23,6 +23,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     };
     let k = config.size_of(&["num_experts_per_tok", "moe_top_k"])?;
     // Each expert has one query head for each key head; `num_attention_heads` is that times the experts per token.
+    config.ignore(&["num_attention_heads"]);
     let (heads, head_dim) = (config.size("num_key_value_heads")?, config.size("kv_channels")?);
     let biased = config.flag("bias", true)?;
     let inner = heads.saturating_mul(head_dim);
@@ -45,25 +46,12 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         let experts = (0..sizes.experts as usize).map(|e| vec![query.expert(e), output.expert(e)]).collect();
         let pool = b.pool(format!("{step}.experts"), Expert::QueryOutput { heads, head_dim }, experts);
         let score = b.router(&format!("{step}.router"), &format!("{prefix}.router.layer.weight"), sizes.experts, width)?;
-        let work = Work::Attention(Attention {
-            kind: AttentionKind::Softmax,
-            heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            q: Part::Expert,
-            k: keys,
-            v: values,
-            o: Part::Expert,
-            clip: None,
-            q_norm: None,
-            k_norm: None,
-            rotation: Some(rotation),
-            window: None,
-            state: b.state(State { kv_heads: heads, head_dim, tied: false }),
-        });
+        let state = b.state(State::new(heads, head_dim));
+        let attention = Attention::new((heads, head_dim), [Part::Expert, keys, values, Part::Expert], state);
+        let work = Work::Attention(Attention { rotation: Some(rotation), ..attention });
         let bias = if biased { Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?) } else { None };
         let routed = Some(top_k(pool, Score::Linear(score), k, true));
-        b.step(Step { name: step, norm, routed, work, scale: 1.0, bias });
+        b.step(Step { routed, bias, ..Step::new(step, norm, work) });
 
         let (prefix, step) = (format!("{layer}.mlp"), format!("layers.{i}.ffn"));
         let norm = Some(b.rms(&format!("{step}.norm"), &format!("{layer}.post_attention_layernorm"), width, LAYER_EPS)?);
@@ -72,9 +60,9 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         let score = b.router(&format!("{step}.router"), &format!("{prefix}.router.layer.weight"), sizes.experts, width)?;
         let bias = if biased { Some(b.vector(format!("{step}.bias"), &format!("{prefix}.bias"), width)?) } else { None };
         let routed = Some(top_k(pool, Score::Linear(score), k, true));
-        b.step(Step { name: step, norm, routed, work: Work::Ffn(Ffn { shared: None }), scale: 1.0, bias });
+        b.step(Step { routed, bias, ..Step::new(step, norm, Work::Ffn(Ffn { shared: None })) });
     }
     let norm = b.rms("head.norm", "model.norm", width, config.number_or("rms_norm_eps", 1e-6)?)?;
     let output = b.output(&embedding, config.flag("tie_word_embeddings", true)?, TABLE, vocab, width)?;
-    b.finish(width, vocab, config.context()?, embedding, Head { norm, output, scale: 1.0 })
+    b.finish(width, vocab, rope::context(&config)?, embedding, Head { norm, output, scale: 1.0 })
 }

@@ -18,6 +18,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
     };
     let k = config.size("num_experts_per_tok")?;
     let window = config.size_opt("sliding_window")?;
+    config.ignore(&["router_jitter_noise"]); // of training
     let decoder = Decoder { theta: 1e6, ..Decoder::read(&config, 1e-5)?.window(window) };
     decoder.build(config, b, |b, _, step, prefix| {
         // Published checkpoints say `block_sparse_moe`, those with fused experts `mlp`.

@@ -3,21 +3,39 @@
 //! An importer is a pure function of `config.json` and of the names and shapes of tensors, so it can be tested without weights, and the
 //! writer can stream. This is the only place that knows families by name.
 
+mod blockffn;
+mod bookkeeping;
 mod builder;
+mod coe;
 mod config;
 mod decoder;
+mod deepseek;
+mod dynamic_moe;
 mod encode;
+mod ernie4_5_moe;
 mod experts;
+mod glm4_moe;
+mod gpt_oss;
 mod granite;
 mod jetmoe;
+mod lfm2_moe;
 mod llama;
+mod llama_moe_v2;
 mod mixtral;
+mod mla;
 mod moduleformer;
+mod mom;
+mod mom_router;
 mod olmoe;
+mod phimoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod readme;
+mod rmoe;
 mod rope;
+mod slice;
 mod source;
+mod turned;
 
 #[cfg(test)]
 mod tests;
@@ -31,10 +49,11 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
-use config::Config;
+use config::{Config, Read};
 
-pub(crate) use encode::{Options, write};
-use source::{Slice, Source};
+pub(crate) use encode::{DEFAULT, Options, write};
+use slice::Slice;
+use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +61,7 @@ pub(crate) struct Import {
     /// The pools' codecs are still to be chosen.
     pub(crate) plan: Plan,
     pub(crate) dense: BTreeMap<Name, Dense>,
-    /// For each pool, for each record, the matrices in file order.
+    /// For each pool, for each record, the matrices in file order, then the bias of each where experts have them.
     pub(crate) experts: Vec<Vec<Vec<Source>>>,
 }
 
@@ -73,32 +92,60 @@ pub(crate) enum Usage {
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;
 
+/// Families that took another's `model_type`, and keys that only they have.
+const NAMESAKES: [(&str, &[&str], &str); 3] = [
+    ("llama", &["add_cluster_predictor"], "readme"),
+    ("llama", &["num_experts", "top_p_threshold"], "dynamic_moe"),
+    ("mixtral", &["scale_factor", "num_moe_contract_layers", "use_attn_moe"], "llama_moe_v2"),
+];
+
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 9] = [
+const FAMILIES: [(&str, Importer); 23] = [
+    ("coe_deepseekv2", coe::import),
+    ("deepseek_v2", deepseek::import_v2),
+    ("deepseek_v3", deepseek::import_v3),
+    ("dynamic_moe", dynamic_moe::import),
+    ("ernie4_5_moe", ernie4_5_moe::import),
+    ("glm4_moe", glm4_moe::import),
+    ("gpt2-mot", mom::import),
+    ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
+    ("lfm2_moe", lfm2_moe::import),
     ("llama", llama::import),
+    ("llama_moe_rnn", rmoe::import),
+    ("llama_moe_v2", llama_moe_v2::import),
+    ("minicpm", blockffn::import),
     ("mixtral", mixtral::import),
     ("moduleformer", moduleformer::import),
     ("olmoe", olmoe::import),
+    ("phimoe", phimoe::import),
     ("qwen2_moe", qwen2_moe::import),
     ("qwen3_moe", qwen3_moe::import),
+    ("readme", readme::import),
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
 pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
-    let config = Config::new(config);
+    let read = Read::default();
+    let config = Config::new(config, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
     };
+    let namesake = |(name, keys, _): &&(&str, &[&str], &str)| *name == model_type && keys.iter().any(|k| config.get(k).is_some());
+    let model_type = NAMESAKES.iter().find(namesake).map_or(model_type, |n| n.2);
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));
     };
-    if config.get("quantization_config").is_some() {
-        return Err(config.unsupported("quantization_config", "already quantised weights"));
+    // Importers that take blocks of mxfp4 find them by their names.
+    if let Some(quantisation) = config.get("quantization_config")
+        && quantisation.get("quant_method").and_then(Value::as_str) != Some("mxfp4")
+    {
+        return Err(config.unsupported("quantization_config", "weights quantised in a way other than mxfp4"));
     }
     let import = importer(config, Builder::new(tensors))?;
+    config.nothing_unread()?;
     Ok((family, import))
 }

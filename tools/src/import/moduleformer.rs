@@ -17,6 +17,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     if let Some(kind) = config.text("att_func")?.filter(|k| *k != "stickbreaking") {
         return Err(config.unsupported("att_func", &format!("{kind:?}")));
     }
+    // Limits of training texts; an epsilon that the published code does not read; sampling of experts in training; routers' width.
+    config.ignore(&["block_size", "history_length", "layer_norm_epsilon", "sample_topk", "gating_size"]);
     let (width, vocab) = (config.size("n_embd")?, config.size("vocab_size")?);
     let (heads, inner) = (config.size("n_head")?, config.size("att_hidden")?);
     if !inner.is_multiple_of(heads) {
@@ -43,29 +45,16 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         let (k, v) = (part("k")?, part("v")?);
         let signature = Expert::QueryOutput { heads, head_dim };
         let routed = attention_gate.routed(&mut b, &step, &format!("{layer}.attn.q_proj"), signature, inner)?;
-        let work = Work::Attention(Attention {
-            kind: AttentionKind::StickBreaking,
-            heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            q: Part::Expert,
-            k,
-            v,
-            o: Part::Expert,
-            clip: None,
-            q_norm: None,
-            k_norm: None,
-            rotation: None,
-            window: None,
-            state: b.state(State { kv_heads: heads, head_dim, tied: identity }),
-        });
-        b.step(Step { name: step, norm, routed: Some(routed), work, scale: 1.0, bias: None });
+        let state = b.state(State { tied: identity, ..State::new(heads, head_dim) });
+        let attention = Attention::new((heads, head_dim), [Part::Expert, k, v, Part::Expert], state);
+        let work = Work::Attention(Attention { kind: AttentionKind::StickBreaking, ..attention });
+        b.step(Step { routed: Some(routed), ..Step::new(step, norm, work) });
 
         let step = format!("layers.{i}.ffn");
         let norm = Some(b.layer_norm(&format!("{step}.norm"), &format!("{layer}.ln_2"), width, EPS)?);
-        let signature = Expert::Ffn { hidden, gated: false, activation };
+        let signature = Expert::Ffn { hidden, gated: false, activation, bias: false };
         let routed = ffn_gate.routed(&mut b, &step, &format!("{layer}.mlpf"), signature, hidden)?;
-        b.step(Step { name: step, norm, routed: Some(routed), work: Work::Ffn(Ffn { shared: None }), scale: 1.0, bias: None });
+        b.step(Step { routed: Some(routed), ..Step::new(step, norm, Work::Ffn(Ffn { shared: None })) });
     }
     let norm = b.layer_norm("head.norm", "transformer.ln_f", width, EPS)?;
     let tied = config.flag("tie_word_embeddings", false)?;

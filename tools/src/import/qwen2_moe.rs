@@ -18,9 +18,9 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
     decoder.build(config, b, |b, layer, step, prefix| {
         let prefix = format!("{prefix}.mlp");
         if !moe.is_sparse(layer) {
-            return Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?)?)));
+            return Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?, false)?)));
         }
-        let mut part = gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_expert"), shared)?;
+        let mut part = gated_ffn(b, &format!("{step}.shared"), &format!("{prefix}.shared_expert"), shared, false)?;
         let (name, tensor) = (format!("{step}.shared.weigh"), format!("{prefix}.shared_expert_gate.weight"));
         part.weigh = Some(b.router(&name, &tensor, 1, shared.width)?);
         Ok((Some(moe.routed(b, step, &prefix)?), Some(part)))
@@ -31,6 +31,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
 fn windows(config: &Config<'_>, layers: u32) -> Result<Vec<Option<u32>>> {
     let slides = config.flag("use_sliding_window", false)?;
     let window = if slides { config.size_opt("sliding_window")? } else { None };
+    config.ignore(&["sliding_window", "max_window_layers"]);
     let listed = match config.get("layer_types") {
         None => {
             let below = config.number("max_window_layers")?.unwrap_or(28.0);
@@ -68,6 +69,7 @@ pub(super) struct Sparse {
 
 impl Sparse {
     pub(super) fn read(config: &Config<'_>) -> Result<Sparse> {
+        config.ignore(&["intermediate_size"]); // of dense layers, if there are any
         let sizes = Gated {
             width: config.size("hidden_size")?,
             hidden: config.size("moe_intermediate_size")?,

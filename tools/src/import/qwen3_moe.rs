@@ -12,6 +12,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
     let moe = Sparse::read(&config)?;
     let bias = config.flag("attention_bias", false)?;
     let window = if config.flag("use_sliding_window", false)? { config.size_opt("sliding_window")? } else { None };
+    config.ignore(&["sliding_window", "max_window_layers"]);
     let decoder = Decoder::read(&config, 1e-6)?.window(window);
     let decoder = Decoder { qkv_bias: bias, output_bias: bias, qk_norm: QkNorm::Head, ..decoder };
     decoder.build(config, b, |b, layer, step, prefix| {
@@ -19,7 +20,7 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
         if moe.is_sparse(layer) {
             Ok((Some(moe.routed(b, step, &prefix)?), None))
         } else {
-            Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?)?)))
+            Ok((None, Some(gated_ffn(b, step, &prefix, moe.dense(&config)?, false)?)))
         }
     })
 }

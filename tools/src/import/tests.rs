@@ -4,12 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use hotset::plan::{Score, Work};
+use hotset::plan::{Feature, Score, Work};
 use serde_json::{Map, Value, json};
 
 use super::{Import, Shape, import, rope};
 use crate::checkpoint::{Checkpoint, Tensors};
-use crate::import::config::Config;
+use crate::import::config::{Config, Read};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -123,7 +123,7 @@ fn nothing_is_left_over() {
 fn every_tensor_is_checked() {
     for case in cases() {
         let (config, tensors) = open(&case);
-        let constant = |n: &str| n.ends_with(".attn.mask") || n.ends_with(".attn.cum_weight");
+        let constant = |n: &str| [".attn.mask", ".attn.cum_weight", ".rotary_emb.inv_freq"].iter().any(|end| n.ends_with(end));
         for name in tensors.keys().filter(|n| !constant(n)) {
             let tied_copy = name == "lm_head.weight" && config.get("tie_word_embeddings") == Some(&json!(true));
             let mut missing = tensors.clone();
@@ -149,8 +149,10 @@ fn unsupported_options_are_named() {
         ("mixtral", "model_type", json!("mamba"), "mamba"),
         ("mixtral", "quantization_config", json!({ "bits": 4 }), "quantization_config"),
         ("mixtral", "partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
-        ("mixtral", "rope_parameters", json!({ "rope_type": "dynamic", "factor": 2.0 }), "dynamic"),
-        ("mixtral", "rope_scaling", json!({ "type": "longrope" }), "longrope"),
+        ("mixtral", "rope_parameters", json!({ "rope_type": "axial", "factor": 2.0 }), "axial"),
+        ("mixtral", "rope_scaling", json!({ "type": "longrope" }), "short_factor"),
+        ("mixtral", "rope_scaling", json!({ "type": "linear", "factor": 2.0, "mrope_section": [2, 2] }), "rope_scaling.mrope_section"),
+        ("mixtral", "frobnicate", json!(false), "frobnicate"),
         ("mixtral", "rope_parameters", json!({ "rope_type": "linear" }), "factor"),
         ("olmoe", "clip_qkv", json!(-1.0), "clip_qkv"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
@@ -162,6 +164,36 @@ fn unsupported_options_are_named() {
         ("moduleformer", "universal", json!(true), "universal"),
         ("moduleformer", "pre_norm", json!(false), "pre_norm"),
         ("moduleformer", "activation_function", json!("mish"), "mish"),
+        ("mom_gru_k1", "router_type", json!("random_gru_softmax"), "random"),
+        ("mom_gru_k1", "router_type", json!("linear"), "linear"),
+        ("mom_gru_k1", "router_softmax_temperature", json!(0.0), "router_softmax_temperature"),
+        ("mom_gru_k2", "use_ste", json!(true), "use_ste"),
+        ("mom_naive_k1", "num_attn", json!(6), "num_attn is 6"),
+        ("mom_naive_k1", "n_head", json!(5), "n_embd 32"),
+        ("llama_moe_v2", "moe_type", json!("megablocks"), "megablocks"),
+        ("llama_moe_v2_attn", "attn_experts", json!(1), "attn_experts = 1"),
+        ("llama_moe_v2_attn", "attn_experts", json!(6), "attn_experts = 6"),
+        ("llama_moe_v2_attn", "scale_factor_attn", json!(null), "scale_factor_attn"),
+        ("dynamic_moe", "top_p_threshold", json!(-0.5), "top_p_threshold"),
+        ("rmoe_gru", "moe_num_layers", json!(2), "moe_num_layers is 2"),
+        ("coe_igate", "first_k_dense_replace", json!(1), "first_k_dense_replace"),
+        ("coe_igate", "moe_layer_freq", json!(2), "moe_layer_freq"),
+        ("coe_igate", "topk_method", json!("gready"), "gready"),
+        ("coe_igate", "scoring_func", json!("sigmoid"), "sigmoid"),
+        ("coe_igate", "outer_residual", json!(null), "outer_residual"),
+        ("coe_igate", "rope_scaling", json!({ "type": "yarn", "factor": 2.0, "mscale": 0.7 }), "mscale"),
+        ("blockffn", "ffn_type", json!("glu"), "glu"),
+        ("blockffn", "attention_type", json!("linear"), "linear"),
+        ("blockffn", "router_act", json!("sigmoid"), "sigmoid"),
+        ("blockffn", "block_implementation", json!("fastmoe"), "fastmoe"),
+        ("blockffn_sum_linear", "norm_scale", json!(0.0), "norm_scale"),
+        ("blockffn_topk_shared", "moe_routing_strategy", json!("topp"), "topp"),
+        ("blockffn_topk_shared", "moe_routing_strategy", json!("hash"), "hash"),
+        ("blockffn_topk_shared", "num_shared_experts", json!(5), "num_shared_experts"),
+        ("readme", "embedding_dim", json!(8), "embedding_dim"),
+        ("readme", "n_head", json!(3), "inter_dim 16"),
+        ("readme", "normalizer", json!(0), "normalizer"),
+        ("readme", "add_cluster_predictor", json!(false), "add_cluster_predictor"),
     ] {
         let message = refusal(case, key, value);
         assert!(message.contains(named), "{case}: {message}");
@@ -169,6 +201,42 @@ fn unsupported_options_are_named() {
     let (mut config, tensors) = open("mixtral");
     config.remove("model_type");
     assert!(import(&config, &tensors).expect_err("refused").to_string().contains("qwen3_moe"));
+}
+
+/// Families that share a `model_type` are told apart, and what one of them ignores is ignored.
+#[test]
+fn namesakes() {
+    for (case, family) in [("mixtral", "mixtral"), ("llama_moe_v2", "llama_moe_v2"), ("dynamic_moe", "dynamic_moe"), ("readme", "readme")] {
+        let (config, tensors) = open(case);
+        assert_eq!(import(&config, &tensors).unwrap().0, family);
+    }
+    let theta = with("dynamic_moe_one", "rope_theta", json!(7.0)).unwrap();
+    assert_eq!(theta, with("dynamic_moe_one", "rope_theta", json!(10_000.0)).unwrap());
+}
+
+/// Routers that look at a stream which no layer writes know their experts before the first layer.
+#[test]
+fn choices_that_are_known_ahead() {
+    let (config, tensors) = open("readme");
+    let plan = import(&config, &tensors).unwrap().1.plan;
+    let routed: Vec<usize> = (0..plan.steps.len()).filter(|&i| plan.steps[i].routed.is_some()).collect();
+    let last_write = plan.steps.iter().rposition(|s| s.to == 1).unwrap();
+    assert!(routed.len() == 2 && last_write < routed[0], "{routed:?} {last_write}");
+    let feature = |&i: &usize| plan.steps[i].routed.as_ref().unwrap().router.feature;
+    assert!(routed.iter().map(feature).all(|f| f == Feature::Stream(1)));
+}
+
+/// Modules that several steps share are stored once, with a cache for each step; a router's classes beyond them skip.
+#[test]
+fn pools_are_shared_by_steps() {
+    let (config, tensors) = open("mom_gru_k2");
+    let plan = import(&config, &tensors).unwrap().1.plan;
+    assert_eq!(plan.pools.len(), 2);
+    assert_eq!(plan.pools[0].alias, Some(vec![Some(0), Some(1), Some(2), Some(3), None]));
+    // A bottom, an anchor and a top layer, and four steps of the pools.
+    assert_eq!((plan.states.len(), plan.memories.len()), (7, 2));
+    let of_pool = |pool: u32| plan.steps.iter().filter(move |s| s.routed.as_ref().is_some_and(|r| r.pool == pool)).count();
+    assert_eq!((of_pool(0), of_pool(1)), (4, 4));
 }
 
 /// A tied model that carries a copy of its table uses the table once; a copy that differs counts.
@@ -204,7 +272,7 @@ fn rotations() {
         let theta = rope.as_object_mut().unwrap().remove("rope_theta");
         let old = json!({ "rope_scaling": rope, "rope_theta": theta });
         for config in [new, old] {
-            let r = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+            let r = rope::rotation(&Config::new(config.as_object().unwrap(), &Read::default()), 16, 10_000.0).unwrap();
             let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 3e-7 * b;
             assert!(r.frequencies.iter().zip(&frequencies).all(close), "{config}: {:?}", r.frequencies);
             assert!(close((&r.amplitude, &amplitude)), "{config}: {}", r.amplitude);
@@ -244,6 +312,6 @@ fn rotations() {
         1.25,
     );
     let config = json!({ "max_position_embeddings": 64, "rope_scaling": { "rope_type": "yarn", "factor": 2.0 } });
-    let plain = rope::rotation(&Config::new(config.as_object().unwrap()), 16, 10_000.0).unwrap();
+    let plain = rope::rotation(&Config::new(config.as_object().unwrap(), &Read::default()), 16, 10_000.0).unwrap();
     assert!((plain.frequencies[1] - 0.263_523_13).abs() < 1e-6, "the original context defaults to max_position_embeddings");
 }

@@ -19,10 +19,15 @@ pub(super) fn fill(layout: Layout, deviation: f32, random: &mut Random, out: &mu
         // Integers -128..=127 and -8..=7, uniformly.
         Codec::Q8 => (u64::MAX, 0, deviation / 73.9),
         Codec::Q4 => (u64::MAX, 0, deviation / 4.61),
+        Codec::Mxfp4 => (u64::MAX, 0, deviation / 2.93),
     };
     let (words, scales) = out.split_at_mut(layout.scales_at());
     random.fill(words, mask, fixed);
-    random.fill(scales, 0x8000_8000_8000_8000, u64::from(f16::from_f32(step).to_bits()) * REPEAT);
+    match layout.codec {
+        // The exponent of the power of two below.
+        Codec::Mxfp4 => scales.fill((step.to_bits() >> 23) as u8),
+        _ => random.fill(scales, 0x8000_8000_8000_8000, u64::from(f16::from_f32(step).to_bits()) * REPEAT),
+    }
 }
 
 /// Standard deviation of `±[1, 2)`, uniformly: `√(7/3)`.

@@ -6,8 +6,8 @@ use super::Options;
 use hotset::bundle::{FORMAT, Manifest, Provenance, TensorInfo};
 use hotset::codec::Codec;
 use hotset::plan::{
-    Activation, Attention, AttentionKind, Embedding, Expert, Ffn, Head, Linear, Name, Norm, Part, Plan, Pool, Rotation, Routed, Router,
-    Rule, Score, Select, State, Step, VERSION, Value, Weigh, Work,
+    Activation, Attention, Embedding, Expert, Ffn, Head, Linear, Name, Norm, Part, Plan, Pool, Rotation, Routed, Router, Score, Select,
+    State, Step, VERSION, Value, Weigh, Work,
 };
 
 /// The hyper-parameters of a decoder with grouped-query attention and routed SwiGLU experts in every layer.
@@ -64,7 +64,7 @@ impl Shape {
         let Shape { layers, width, vocab, head_dim, .. } = *self;
         let pairs = head_dim / 2;
         let frequency = |i| self.rope_base.powf(-f64::from(i) / f64::from(pairs)) as f32;
-        let expert = Expert::Ffn { hidden: self.hidden, gated: true, activation: Activation::Silu };
+        let expert = Expert::Ffn { hidden: self.hidden, gated: true, activation: Activation::Silu, bias: false };
         let pool = |i| Pool {
             name: format!("layers.{i}.experts"),
             expert: expert.clone(),
@@ -78,10 +78,13 @@ impl Shape {
             width,
             vocab,
             context: Some(self.context),
-            embedding: Embedding { table: tensors.matrix(EMBEDDING.into(), vocab, width).weight, scale: 1.0 },
-            rotations: vec![Rotation { frequencies: (0..pairs).map(frequency).collect(), amplitude: 1.0 }],
+            embedding: Embedding::new(tensors.matrix(EMBEDDING.into(), vocab, width).weight, 1.0),
+            adapter: None,
+            streams: Vec::new(),
+            memories: Vec::new(),
+            rotations: vec![Rotation::new((0..pairs).map(frequency).collect(), 1.0)],
             pools,
-            states: (0..layers).map(|_| State { kv_heads: self.kv_heads, head_dim, tied: false }).collect(),
+            states: (0..layers).map(|_| State::new(self.kv_heads, head_dim)).collect(),
             steps: (0..layers).flat_map(|i| [self.attention(i, tensors), self.ffn(i, tensors)]).collect(),
             head: Head {
                 norm: self.norm("head.norm".into(), width, tensors),
@@ -95,36 +98,30 @@ impl Shape {
         let name = format!("layers.{layer}.attention");
         let (query, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let normed = |all| if self.norm_all_heads { all } else { self.head_dim };
+        let parts = [
+            Part::Shared(tensors.matrix(format!("{name}.q"), query, self.width)),
+            Part::Shared(tensors.matrix(format!("{name}.k"), kv, self.width)),
+            Part::Shared(tensors.matrix(format!("{name}.v"), kv, self.width)),
+            Part::Shared(tensors.matrix(format!("layers.{layer}{ATTENTION_OUTPUT}"), self.width, query)),
+        ];
         let attention = Attention {
-            kind: AttentionKind::Softmax,
-            heads: self.heads,
-            head_dim: self.head_dim,
-            scale: 1.0 / (self.head_dim as f32).sqrt(),
-            q: Part::Shared(tensors.matrix(format!("{name}.q"), query, self.width)),
-            k: Part::Shared(tensors.matrix(format!("{name}.k"), kv, self.width)),
-            v: Part::Shared(tensors.matrix(format!("{name}.v"), kv, self.width)),
-            o: Part::Shared(tensors.matrix(format!("layers.{layer}{ATTENTION_OUTPUT}"), self.width, query)),
-            clip: None,
             q_norm: Some(self.norm(format!("{name}.q_norm"), normed(query), tensors)),
             k_norm: Some(self.norm(format!("{name}.k_norm"), normed(kv), tensors)),
             rotation: Some(0),
-            window: None,
-            state: layer,
+            ..Attention::new((self.heads, self.head_dim), parts, layer)
         };
         let norm = Some(self.norm(format!("{name}.norm"), self.width, tensors));
-        Step { name, norm, routed: None, work: Work::Attention(attention), scale: 1.0, bias: None }
+        Step::new(name, norm, Work::Attention(attention))
     }
 
     fn ffn(&self, layer: u32, tensors: &mut Table) -> Step {
         let name = format!("layers.{layer}.ffn");
-        let router = Router {
-            score: Score::Linear(tensors.router(format!("{name}.router"), self.experts, self.width)),
-            select: Select { by: Value::Logit, rule: Rule::TopK { k: self.top_k } },
-            weigh: Weigh { by: Value::Softmax, normalise: self.renormalise, scale: 1.0 },
-        };
+        let score = Score::Linear(tensors.router(format!("{name}.router"), self.experts, self.width));
+        let weigh = Weigh { normalise: self.renormalise, ..Weigh::by(Value::Softmax) };
+        let router = Router::new(score, Select::top_k(self.top_k), weigh);
         let norm = Some(self.norm(format!("{name}.norm"), self.width, tensors));
         let routed = Some(Routed { pool: layer, router });
-        Step { name, norm, routed, work: Work::Ffn(Ffn { shared: None }), scale: 1.0, bias: None }
+        Step { routed, ..Step::new(name, norm, Work::Ffn(Ffn { shared: None })) }
     }
 
     fn norm(&self, weight: Name, len: u32, tensors: &mut Table) -> Norm {

@@ -52,15 +52,14 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows `32 u ..` of `m`.
-    pub(super) fn of(m: Matrix<'a>, u: usize) -> Rows<'a> {
-        let layout = m.layout();
-        let second = 2 * u + 1 < layout.panels();
+    /// The rows of panel `p` of `m`, and of the next one where that is before `end`.
+    pub(super) fn of(m: Matrix<'a>, p: usize, end: usize) -> Rows<'a> {
+        let (layout, second) = (m.layout(), p + 1 < end);
         Rows {
             codec: layout.codec,
             groups: layout.groups(),
-            words: [m.words(2 * u), if second { m.words(2 * u + 1) } else { &[] }],
-            scales: [m.scales(2 * u), if second { m.scales(2 * u + 1) } else { &[] }],
+            words: [m.words(p), if second { m.words(p + 1) } else { &[] }],
+            scales: [m.scales(p), if second { m.scales(p + 1) } else { &[] }],
         }
     }
 
@@ -71,7 +70,7 @@ impl<'a> Rows<'a> {
     /// Whether every slice is as long as the layout of a panel says.
     fn is_complete(&self) -> bool {
         let lines = self.groups * GROUP / self.codec.columns_per_word();
-        let scales = if self.codec.has_scales() { self.groups * PANEL * 2 } else { 0 };
+        let scales = self.groups * PANEL * self.codec.scale_bytes();
         (0..self.panels()).all(|p| self.words[p].len() == lines * crate::codec::LINE && self.scales[p].len() == scales)
     }
 }
@@ -114,7 +113,7 @@ pub(super) trait Kernels: Send + Sync {
     /// `x = σ(x)`.
     fn sigmoid(&self, x: &mut Group);
 
-    /// `x = act(x)`.
+    /// `x = act(x)`; of [`Activation::Clamped`] the gate's part.
     fn activate(&self, activation: Activation, x: &mut [Group]);
 }
 

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use crate::bundle::{Bundle, RecordView};
 use crate::error::{Error, Result};
-use crate::model::{Candidates, Model, Output, Report, Run, RunOptions, Want};
-use crate::plan::{Activation, Expert, Linear, Plan, Role, SharedFfn, Step, Work};
+use crate::model::{Candidates, Model, Output, Report, Routing, Run, RunOptions, Want};
+use crate::plan::{Activation, Convolution, Embedding, Expert, Feature, Join, Linear, Role, SharedFfn, Step, Work};
 
-use ops::{activate, add_scaled, linear, matvec, norm};
+use ops::{activate, adapted, add_scaled, gated, linear, matvec, norm};
 use router::Route;
 
 /// A bundle on the reference executor.
@@ -33,8 +33,13 @@ impl ReferenceModel {
 
 impl Model for ReferenceModel {
     fn start(&self, options: RunOptions) -> Result<Box<dyn Run>> {
-        let states = vec![Cache::default(); self.bundle.plan().states.len()];
-        Ok(Box::new(ReferenceRun { bundle: self.bundle.clone(), options, states, position: 0 }))
+        let mut run = ReferenceRun { bundle: self.bundle.clone(), options, states: Vec::new(), position: 0 };
+        run.reset();
+        Ok(Box::new(run))
+    }
+
+    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(ReferenceModel::new(bundle)))
     }
 
     fn report(&self) -> Report {
@@ -51,18 +56,20 @@ struct Cache {
     values: VecDeque<Vec<f32>>,
 }
 
-impl Cache {
-    fn truncate(&mut self, rows: usize) {
-        self.keys.truncate(rows);
-        self.values.truncate(rows);
-    }
-}
-
 struct ReferenceRun {
     bundle: Arc<Bundle>,
     options: RunOptions,
-    states: Vec<Cache>,
+    /// For each state its caches: one, or one for each expert.
+    states: Vec<Vec<Cache>>,
     position: usize,
+}
+
+/// What one token carries through the plan.
+struct Token {
+    /// The residual stream and those beside it.
+    streams: Vec<Vec<f32>>,
+    /// Of recurrent routers.
+    memories: Vec<Vec<f32>>,
 }
 
 impl Run for ReferenceRun {
@@ -71,20 +78,24 @@ impl Run for ReferenceRun {
     }
 
     fn reset(&mut self) {
-        self.states.fill(Cache::default());
+        let plan = self.bundle.plan();
+        self.states = vec![vec![Cache::default()]; plan.states.len()];
+        for step in &plan.steps {
+            if let (Work::Attention(a), Some(r)) = (&step.work, &step.routed)
+                && plan.states[a.state as usize].grouped
+            {
+                self.states[a.state as usize] = vec![Cache::default(); plan.pools[r.pool as usize].experts() as usize];
+            }
+        }
         self.position = 0;
     }
 
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
-        // A failed call must leave the caches as they were; sliding caches lose rows, so they are copied.
-        let before = (self.position, self.options.slide.then(|| self.states.clone()));
+        // A failed call must leave the caches as they were.
+        let before = (self.position, self.states.clone());
         let result = self.run(tokens, want);
         if result.is_err() {
-            match before.1 {
-                Some(states) => self.states = states,
-                None => self.states.iter_mut().for_each(|c| c.truncate(before.0)),
-            }
-            self.position = before.0;
+            (self.position, self.states) = before;
         }
         result
     }
@@ -110,47 +121,86 @@ impl ReferenceRun {
     }
 
     /// The residual stream `[D]` after all steps.
-    fn token(&mut self, token: u32) -> Result<Vec<f32>> {
+    fn token(&mut self, id: u32) -> Result<Vec<f32>> {
         let bundle = self.bundle.clone();
         let plan = bundle.plan();
-        let mut x = vec![0.0; plan.width as usize];
-        bundle.matrix(&plan.embedding.table)?.row(token as usize, &mut x);
-        x.iter_mut().for_each(|v| *v *= plan.embedding.scale);
-        for step in &plan.steps {
-            let y = self.step(plan, step, &x)?;
-            add_scaled(&mut x, &y, step.scale);
+        let beside = plan.streams.iter().map(|s| match &s.embedding {
+            Some(e) => self.embed(e, s.width, id),
+            None => Ok(vec![0.0; s.width as usize]),
+        });
+        let mut token = Token {
+            streams: std::iter::once(self.embed(&plan.embedding, plan.width, id)).chain(beside).collect::<Result<_>>()?,
+            memories: plan.memories.iter().map(|&w| vec![0.0; w as usize]).collect(),
+        };
+        for (index, step) in (0..).zip(&plan.steps) {
+            let y = self.step(index, step, &mut token)?;
+            let x = &mut token.streams[step.to as usize];
+            if step.join == Join::Replace {
+                x.fill(0.0);
+            }
+            add_scaled(x, &y, step.scale);
         }
         self.position += 1;
+        Ok(token.streams.swap_remove(0))
+    }
+
+    fn embed(&self, e: &Embedding, width: u32, id: u32) -> Result<Vec<f32>> {
+        let mut x = vec![0.0; width as usize];
+        self.bundle.matrix(&e.table)?.row(id as usize, &mut x);
+        x.iter_mut().for_each(|v| *v *= e.scale);
+        if let Some(positions) = &e.positions {
+            let mut position = vec![0.0; width as usize];
+            self.bundle.matrix(positions)?.row(self.position, &mut position);
+            add_scaled(&mut x, &position, 1.0);
+        }
         Ok(x)
     }
 
-    /// What `step` adds to the stream `x`, before its scale. `[D]`
-    fn step(&mut self, plan: &Plan, step: &Step, x: &[f32]) -> Result<Vec<f32>> {
+    /// What `step` gives its stream, before its scale. `[D]`
+    fn step(&mut self, index: u32, step: &Step, token: &mut Token) -> Result<Vec<f32>> {
         let bundle = &self.bundle;
+        let x = &token.streams[step.from as usize];
         let a = match &step.norm {
             Some(n) => norm(bundle, n, x)?,
-            None => x.to_vec(),
+            None => x.clone(),
         };
         let routes = match &step.routed {
-            Some(r) => router::route(bundle, &r.router, plan.pools[r.pool as usize].experts(), &a)?,
+            Some(r) => {
+                let feature = match r.router.feature {
+                    Feature::Input => &a,
+                    Feature::Stream(s) => &token.streams[s as usize],
+                };
+                router::route(bundle, &r.router, self.options.routing, feature, &mut token.memories)?
+            }
             None => Vec::new(),
         };
         let pool = step.routed.as_ref().map(|r| r.pool as usize);
         let mut y = match &step.work {
             Work::Attention(attention) => {
-                let cache = &mut self.states[attention.state as usize];
-                attention::attend(bundle, attention, &a, pool.zip(Some(&routes[..])), cache, self.position, self.options)?
+                let routed = pool.zip(Some(&routes[..]));
+                let token = attention::Token { bundle, attention, routed, position: self.position, options: self.options };
+                token.attend(&a, &mut self.states[attention.state as usize])?
             }
             Work::Ffn(ffn) => {
-                let mut y = vec![0.0; x.len()];
+                let mixture = bundle.plan().adapter.as_ref().and_then(|a| a.mixtures.get(&index));
+                let mut y = vec![0.0; a.len()];
                 for route in &routes {
                     add_scaled(&mut y, &expert_ffn(bundle, pool.unwrap_or(0), route, &a)?, route.weight);
                 }
                 if let Some(shared) = &ffn.shared {
-                    add_scaled(&mut y, &shared_ffn(bundle, shared, &a)?, 1.0);
+                    match mixture {
+                        None => add_scaled(&mut y, &shared_ffn(bundle, shared, &a, None)?, 1.0),
+                        Some(router) => {
+                            for route in router::route(bundle, router, Routing::Planned, &a, &mut [])? {
+                                add_scaled(&mut y, &shared_ffn(bundle, shared, &a, Some(route.expert))?, route.weight);
+                            }
+                        }
+                    }
                 }
                 y
             }
+            Work::Convolution(c) => convolve(bundle, c, &a, &mut self.states[c.state as usize][0])?,
+            Work::Identity => a,
         };
         if let Some(bias) = &step.bias {
             add_scaled(&mut y, bundle.vector(bias)?, 1.0);
@@ -169,7 +219,7 @@ impl ReferenceRun {
 
 /// The record of a routed expert.
 fn record<'a>(bundle: &'a Bundle, pool: usize, expert: u32) -> Result<RecordView<'a>> {
-    let record = bundle.plan().pools[pool].record_of(expert);
+    let record = bundle.plan().pools[pool].record_of(expert).ok_or_else(|| missing("record"))?;
     RecordView::new(bundle.record_layout(pool), bundle.record(pool, record)).ok_or_else(|| missing("record"))
 }
 
@@ -177,9 +227,14 @@ fn missing(what: &str) -> Error {
     Error::Input(format!("an expert's {what} is missing"))
 }
 
-/// `W · x` with the matrix of that role of a routed expert.
+/// `W · x + b` with the matrix of that role of a routed expert.
 fn project(bundle: &Bundle, pool: usize, expert: u32, role: Role, x: &[f32]) -> Result<Vec<f32>> {
-    Ok(matvec(record(bundle, pool, expert)?.matrix(role).ok_or_else(|| missing("matrix"))?, x))
+    let record = record(bundle, pool, expert)?;
+    let mut y = matvec(record.matrix(role).ok_or_else(|| missing("matrix"))?, x);
+    if let Some(b) = record.bias(role) {
+        add_scaled(&mut y, b, 1.0);
+    }
+    Ok(y)
 }
 
 /// One expert's output `[D]`, not yet weighed.
@@ -187,15 +242,18 @@ fn expert_ffn(bundle: &Bundle, pool: usize, route: &Route, a: &[f32]) -> Result<
     let Expert::Ffn { gated, activation, .. } = bundle.plan().pools[pool].expert else {
         return Err(missing("feed-forward signature"));
     };
+    if bundle.plan().pools[pool].record_of(route.expert).is_none() {
+        return Ok(vec![0.0; a.len()]);
+    }
     let up = project(bundle, pool, route.expert, Role::Up, a)?;
     let gate = if gated { Some(project(bundle, pool, route.expert, Role::Gate, a)?) } else { None };
     project(bundle, pool, route.expert, Role::Down, &hidden(up, gate, activation))
 }
 
-/// The always-on part's output `[D]`.
-fn shared_ffn(bundle: &Bundle, s: &SharedFfn, a: &[f32]) -> Result<Vec<f32>> {
-    let gate = s.gate.as_ref().map(|g: &Linear| linear(bundle, g, a)).transpose()?;
-    let mut y = linear(bundle, &s.down, &hidden(linear(bundle, &s.up, a)?, gate, s.activation))?;
+/// The always-on part's output `[D]`; inside a mixture, with one of the adapter's experts.
+fn shared_ffn(bundle: &Bundle, s: &SharedFfn, a: &[f32], expert: Option<u32>) -> Result<Vec<f32>> {
+    let gate = s.gate.as_ref().map(|g: &Linear| adapted(bundle, g, a, expert)).transpose()?;
+    let mut y = adapted(bundle, &s.down, &hidden(adapted(bundle, &s.up, a, expert)?, gate, s.activation), expert)?;
     if let Some(w) = &s.weigh {
         let logit = linear(bundle, w, a)?[0];
         y.iter_mut().for_each(|v| *v *= ops::sigmoid(logit));
@@ -206,8 +264,28 @@ fn shared_ffn(bundle: &Bundle, s: &SharedFfn, a: &[f32]) -> Result<Vec<f32>> {
 /// `act(gate) ⊙ up`, or `act(up)`.
 fn hidden(mut up: Vec<f32>, gate: Option<Vec<f32>>, activation: Activation) -> Vec<f32> {
     match gate {
-        Some(gate) => up.iter_mut().zip(gate).for_each(|(u, g)| *u *= activate(activation, g)),
+        Some(gate) => up.iter_mut().zip(gate).for_each(|(u, g)| *u = gated(activation, g, *u)),
         None => up.iter_mut().for_each(|u| *u = activate(activation, *u)),
     }
     up
+}
+
+/// The gated short convolution's output `[D]`; appends the token's row to `cache`.
+fn convolve(bundle: &Bundle, c: &Convolution, a: &[f32], cache: &mut Cache) -> Result<Vec<f32>> {
+    let (width, taps) = (a.len(), c.taps as usize);
+    let projected = linear(bundle, &c.input, a)?;
+    let (b, rest) = projected.split_at(width);
+    let (gate, x) = rest.split_at(width);
+    cache.keys.push_back(b.iter().zip(x).map(|(b, x)| b * x).collect());
+    if cache.keys.len() > taps {
+        cache.keys.pop_front();
+    }
+    let mut y = c.bias.as_ref().map_or(Ok(vec![0.0; width]), |b| bundle.vector(b).map(<[f32]>::to_vec))?;
+    let kernel = bundle.vector(&c.kernel)?;
+    // The newest row meets the last tap.
+    for (row, weights) in cache.keys.iter().rev().zip(kernel.chunks(width).rev()) {
+        y.iter_mut().zip(row.iter().zip(weights)).for_each(|(y, (u, w))| *y += u * w);
+    }
+    y.iter_mut().zip(gate).for_each(|(y, c)| *y *= c);
+    linear(bundle, &c.output, &y)
 }

@@ -1,26 +1,56 @@
 //! Vector operations of the reference, each the textbook line.
 
+use std::ops::Range;
+
+use super::router::route;
 use crate::bundle::Bundle;
 use crate::codec::Matrix;
 use crate::error::Result;
-use crate::plan::{Activation, Linear, Norm, Rotation};
+use crate::model::Routing;
+use crate::plan::{Activation, Linear, Norm};
 
 /// `W · x`: `[rows]`.
 pub(super) fn matvec(w: Matrix<'_>, x: &[f32]) -> Vec<f32> {
-    let mut row = vec![0.0; x.len()];
-    (0..w.layout().rows)
-        .map(|r| {
-            w.row(r, &mut row);
-            dot(&row, x)
-        })
-        .collect()
+    matvec_rows(w, 0..w.layout().rows, x)
 }
 
-/// `W · x + b`.
+/// Some rows of `W · x`.
+pub(super) fn matvec_rows(w: Matrix<'_>, rows: Range<usize>, x: &[f32]) -> Vec<f32> {
+    let mut row = vec![0.0; x.len()];
+    rows.map(|r| {
+        w.row(r, &mut row);
+        dot(&row, x)
+    })
+    .collect()
+}
+
+/// `W · x + b`, and what an adapter adds.
 pub(super) fn linear(bundle: &Bundle, l: &Linear, x: &[f32]) -> Result<Vec<f32>> {
+    adapted(bundle, l, x, None)
+}
+
+/// The same, inside a mixture for one of the adapter's experts.
+pub(super) fn adapted(bundle: &Bundle, l: &Linear, x: &[f32], expert: Option<u32>) -> Result<Vec<f32>> {
     let mut y = matvec(bundle.matrix(&l.weight)?, x);
     if let Some(b) = &l.bias {
         add_scaled(&mut y, bundle.vector(b)?, 1.0);
+    }
+    if let Some(d) = bundle.plan().adapter.as_ref().and_then(|a| a.deltas.get(&l.weight)) {
+        let mut weights = vec![if expert.is_some() || d.router.is_some() { 0.0 } else { 1.0 }; d.experts as usize];
+        match (expert, &d.router) {
+            (Some(e), _) => weights[e as usize] = 1.0,
+            (None, Some(r)) => {
+                for route in route(bundle, r, Routing::Planned, x, &mut [])? {
+                    weights[route.expert as usize] = route.weight;
+                }
+            }
+            (None, None) => {}
+        }
+        let mut z = matvec(bundle.matrix(&d.down)?, x);
+        for (z, w) in z.chunks_mut(d.rank as usize).zip(weights) {
+            z.iter_mut().for_each(|z| *z *= w);
+        }
+        add_scaled(&mut y, &matvec(bundle.matrix(&d.up)?, &z), 1.0);
     }
     Ok(y)
 }
@@ -56,11 +86,11 @@ pub(super) fn norm(bundle: &Bundle, n: &Norm, x: &[f32]) -> Result<Vec<f32>> {
 }
 
 /// Turns one head at `position` (half-split pairs).
-pub(super) fn rotate(head: &mut [f32], rotation: &Rotation, position: usize) {
-    let pairs = rotation.frequencies.len();
-    for (i, frequency) in rotation.frequencies.iter().enumerate() {
+pub(super) fn rotate(head: &mut [f32], frequencies: &[f32], amplitude: f32, position: usize) {
+    let pairs = frequencies.len();
+    for (i, frequency) in frequencies.iter().enumerate() {
         let (sin, cos) = (position as f32 * frequency).sin_cos();
-        let (sin, cos) = (sin * rotation.amplitude, cos * rotation.amplitude);
+        let (sin, cos) = (sin * amplitude, cos * amplitude);
         let (a, b) = (head[i], head[i + pairs]);
         head[i] = a * cos - b * sin;
         head[i + pairs] = b * cos + a * sin;
@@ -78,12 +108,25 @@ pub(super) fn softmax(x: &mut [f32]) {
     x.iter_mut().for_each(|v| *v /= sum);
 }
 
+/// `act(x)` of a hidden layer without a gate.
 pub(super) fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
+        Activation::Clamped { alpha, limit } => {
+            let x = x.min(limit);
+            x * sigmoid(alpha * x)
+        }
         Activation::Silu => x * sigmoid(x),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => 0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh()),
         Activation::Relu => x.max(0.0),
+    }
+}
+
+/// `act(gate) ⊙ up`, for one element.
+pub(super) fn gated(activation: Activation, gate: f32, up: f32) -> f32 {
+    match activation {
+        Activation::Clamped { limit, .. } => activate(activation, gate) * (up.clamp(-limit, limit) + 1.0),
+        _ => activate(activation, gate) * up,
     }
 }
 
@@ -121,11 +164,10 @@ mod tests {
 
     #[test]
     fn rotation_keeps_length_and_turns_by_relative_position() {
-        let r = Rotation { frequencies: vec![1.0, 0.1], amplitude: 1.0 };
         let (q, k) = ([0.3, -1.0, 0.7, 0.2], [1.1, 0.4, -0.5, 0.9]);
         let at = |v: [f32; 4], p| {
             let mut v = v;
-            rotate(&mut v, &r, p);
+            rotate(&mut v, &[1.0, 0.1], 1.0, p);
             v
         };
         let near = dot(&at(q, 7), &at(k, 4));

@@ -1,221 +1,202 @@
-//! Attention steps: project, prepare heads and caches, attend, project back.
+//! Attention steps: project, prepare heads and rows, attend, project back.
 
-use hotset_shaders::{Kind, attend, heads, merge};
+use hotset_shaders::{collect, pack};
 
-use super::{Expansion, Lower, NONE, Product, Span, StepProgram, all, product::Factor};
+use super::{Expansion, Lower, Product, StepProgram, all, product::Blocks, product::Factor};
+use crate::codec::PANEL;
 use crate::error::Result;
-use crate::gpu::program::{Frame, Program};
-use crate::gpu::scratch::{Projected, SPLITS, routes, row};
-use crate::gpu::weights::padded_rows;
-use crate::plan::{Attention, AttentionKind, Norm, Part, Role, Step};
+use crate::gpu::program::Program;
+use crate::gpu::scratch::{Projected, query_sets, routes, row};
+use crate::plan::{Attention, Latent, Part, Role, Routed, State, Step};
 
-/// Keys of a block of `attend`: splits are whole blocks.
-const BLOCK: u32 = 256;
+/// An attention step and what it works with.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) number: u32,
+    pub(super) step: &'a Step,
+    pub(super) a: &'a Attention,
+    pub(super) state: &'a State,
+    /// Query sets of a token.
+    pub(super) sets: u32,
+    /// Between tokens of the input and the result, in vec4.
+    pub(super) stride: u32,
+    pub(super) at: Projected,
+}
 
 impl Lower<'_> {
     pub(super) fn attention(&self, program: &mut StepProgram, number: u32, step: &Step, a: &Attention) -> Result<()> {
-        let (s, stride, sets) = (self.scratch, self.stride(), routes(self.plan, step));
-        let state = &self.plan.states[a.state as usize];
-        let at = Projected::new(a, state.kv_heads, sets, s.batch);
-        let query = a.heads * a.head_dim;
-
-        let mut factors = Vec::new();
-        for (part, out, stride) in [(&a.q, 0, at.q_stride), (&a.k, at.k, at.kv_stride), (&a.v, at.v, at.kv_stride)] {
-            if let Part::Shared(linear) = part {
-                factors.push(Factor::new(linear, out / 4, stride / 4));
-            }
-        }
-        if state.tied && matches!(a.v, Part::Shared(_)) {
-            factors.pop();
-        }
-        if !factors.is_empty() {
-            let product = Product {
-                factors,
-                gated: false,
-                activation: None,
-                scale: 1.0,
-                x: &s.a,
-                x_stride: stride,
-                y: &s.projected,
-                span: Span::Batch,
-            };
-            self.product(&mut program.before, &product)?;
-        }
+        let (state, sets) = (&self.plan.states[a.state as usize], query_sets(self.plan, step, a, self.options.routing));
+        let at = Projected::new(a, state, sets, self.scratch.batch);
+        let site = Site { number, step, a, state, sets, stride: self.stride(step.from), at };
+        self.shared(&mut program.before, &site)?;
         if let Some(routed) = &step.routed {
             self.route(&mut program.before, number, step, routed, None)?;
-            let queries = Expansion {
-                pool: routed.pool,
-                first: Role::Query,
-                second: None,
-                activation: None,
-                routes: sets,
-                share: sets,
-                x: &s.a,
-                x_stride: stride,
-                y: &s.projected,
-                y_stride: padded_rows(query) / 4,
-                early: 1 + number,
-            };
-            self.experts(program.part(), &queries)?;
+            self.projected(program.part(), &site, routed)?;
         }
-        self.heads(program.end(), a, &at, sets)?;
-        self.attend(program.end(), a, sets)?;
-
-        let width = row(query) / 4;
+        let end = program.end();
+        if let Part::Sum { weighted } = a.q {
+            self.collect(end, &site, weighted)?;
+        }
+        self.append(end, &site)?;
+        self.heads(end, &site)?;
+        self.attend(end, &site)?;
         match (&a.o, &step.routed) {
             (Part::Shared(o), _) => {
-                let product = Product {
-                    factors: vec![Factor::new(o, 0, stride)],
-                    gated: false,
-                    activation: None,
-                    scale: 1.0,
-                    x: &s.mixed,
-                    x_stride: width,
-                    y: &s.dense,
-                    span: Span::Batch,
+                let s = self.scratch;
+                let x = match &a.latent {
+                    None => (&s.mixed, row(a.heads * a.head_dim) / 4),
+                    Some(l) => self.expand(end, a, l)?,
                 };
-                self.product(program.end(), &product)
+                self.product(end, &Product::new(vec![Factor::new(o, 0, site.stride)], x, &s.dense))
             }
-            (_, Some(routed)) => {
-                let outputs = Expansion {
-                    pool: routed.pool,
-                    first: Role::Output,
-                    second: None,
-                    activation: None,
-                    routes: sets,
-                    share: 1,
-                    x: &s.mixed,
-                    x_stride: width,
-                    y: &s.routed,
-                    y_stride: stride,
-                    early: 0,
-                };
-                self.experts(program.part(), &outputs)
-            }
+            (_, Some(routed)) => self.outputs(program.part(), &site, routed),
             (_, None) => Ok(()),
         }
     }
 
-    /// Clip, norms, rotation; keys and values into the cache.
-    fn heads(&self, program: &mut Program, a: &Attention, at: &Projected, sets: u32) -> Result<()> {
-        let (s, state, cache) = (self.scratch, &self.plan.states[a.state as usize], &self.caches[a.state as usize]);
-        let input = a.k == Part::Input;
-        let (turns, pairs) = a.rotation.map_or((0, 0), |r| self.turns(r));
-        let params = heads::Params {
-            heads: a.heads,
-            kv_heads: state.kv_heads,
-            head_dim: a.head_dim,
-            head_stride: a.head_dim.next_multiple_of(4),
-            routes: sets,
-            q_stride: at.q_stride,
-            k: if input { 0 } else { at.k },
-            v: if input { 0 } else { at.v },
-            kv_stride: if input { self.stride() * 4 } else { at.kv_stride },
-            kv_input: input.into(),
-            clip: a.clip.unwrap_or(f32::MAX),
-            q_norm: self.head_norm(a.q_norm.as_ref(), a.heads, a.head_dim)?,
-            k_norm: self.head_norm(a.k_norm.as_ref(), state.kv_heads, a.head_dim)?,
-            turns,
-            pairs,
-            position: 0,
-            capacity: cache.capacity,
-            tied: state.tied.into(),
-        };
-        let units = |full: u32, heads: u32| if full == 1 { 1 } else { heads };
-        let values = if state.tied { 0 } else { state.kv_heads };
-        let units = units(params.q_norm.full, a.heads) * sets + units(params.k_norm.full, state.kv_heads) + values;
-        let buffers = heads::Buffers {
-            vectors: all(self.weights.vectors()),
-            turns: all(&s.turns),
-            projected: all(&s.projected),
-            a: all(&s.a),
-            queries: all(&s.queries),
-            keys: all(&cache.keys),
-            values: all(&cache.values),
-        };
-        program.push(self.device, heads::kernel(self.device.lanes), buffers, move |frame| {
-            Some((heads::Params { position: frame.position, ..params }, [units, frame.tokens, 1]))
-        })
+    /// What matrices that all tokens share make of the input.
+    fn shared(&self, program: &mut Program, site: &Site<'_>) -> Result<()> {
+        let (s, a, at) = (self.scratch, site.a, &site.at);
+        let mut input = (&s.a, site.stride);
+        let mut factors = Vec::new();
+        match (&a.q, &a.latent) {
+            (Part::Shared(q), None) => factors.push(Factor::new(q, 0, at.q_stride / 4)),
+            (Part::Shared(q), Some(l)) => self.queries(program, a, l, &Factor::new(q, 0, 0), input)?,
+            (Part::LowRank { down, norm, up }, latent) => {
+                let rank = self.rows_of(&down.weight)?;
+                let stride = row(rank) / 4;
+                self.product(program, &Product::new(vec![Factor::new(down, 0, stride)], input, &s.hidden))?;
+                self.norm(program, norm, (rank, stride), &s.hidden, &s.mixed)?;
+                let up = Factor::new(up, 0, at.q_stride / 4);
+                match latent {
+                    None => self.product(program, &Product::new(vec![up], (&s.mixed, stride), &s.projected))?,
+                    Some(l) => self.queries(program, a, l, &up, (&s.mixed, stride))?,
+                }
+            }
+            (Part::Expert | Part::Sum { .. } | Part::Input, _) => {}
+        }
+        input.0 = &s.a;
+        for (part, out) in [(&a.k, at.k), (&a.v, at.v)].into_iter().take(if site.state.tied { 1 } else { 2 }) {
+            if let Part::Shared(linear) = part {
+                factors.push(Factor::new(linear, out / 4, at.kv_stride / 4));
+            }
+        }
+        if factors.is_empty() { Ok(()) } else { self.product(program, &Product::new(factors, input, &s.projected)) }
     }
 
-    /// Where the cosines and sines of rotation `r` begin, in pairs, and how many a token has.
-    fn turns(&self, r: u32) -> (u32, u32) {
-        let pairs = |r: &crate::plan::Rotation| u32::try_from(r.frequencies.len()).unwrap_or(0);
-        let before: u32 = self.plan.rotations[..r as usize].iter().map(pairs).sum();
-        (before * self.scratch.batch, pairs(&self.plan.rotations[r as usize]))
+    /// Queries of a latent, `q · x`: as they are in `hidden`, mapped to the latent in `projected`.
+    fn queries(&self, program: &mut Program, a: &Attention, l: &Latent, q: &Factor<'_>, x: (&wgpu::Buffer, u32)) -> Result<()> {
+        let (s, head) = (self.scratch, l.query + a.head_dim - l.rank);
+        let width = row(a.heads * head);
+        let q = Factor { weight: q.weight, bias: q.bias, out: 0, stride: width / 4 };
+        self.product(program, &Product::new(vec![q], x, &s.hidden))?;
+        // A head's columns begin at a whole vec4.
+        let (x, between) = if head.is_multiple_of(4) {
+            ((&s.hidden, width / 4), head / 4)
+        } else {
+            let padded = row(l.query);
+            self.pack(program, a.heads, l.query, (&s.hidden, head, width), (&s.mixed, padded, a.heads * padded))?;
+            ((&s.mixed, a.heads * padded / 4), padded / 4)
+        };
+        let stride = self.projected_of(a).q_stride / 4;
+        self.stacked(program, &l.absorb, l.rank, between, x, (&s.projected, stride))
     }
 
-    fn head_norm(&self, norm: Option<&Norm>, heads: u32, head_dim: u32) -> Result<heads::Norm> {
-        let Some(norm) = norm else {
-            return Ok(heads::Norm { bias: NONE, ..Default::default() });
-        };
-        let (kind, bias, eps) = match norm {
-            Norm::Rms { eps, .. } => (1, None, *eps),
-            Norm::Layer { bias, eps, .. } => (2, bias.as_deref(), *eps),
-        };
-        let elements = |name: &str| Ok::<u32, crate::Error>(4 * self.weights.vector(name)?);
-        let full = self.weights.len(norm.weight())? == heads * head_dim;
-        Ok(heads::Norm { kind, full: full.into(), weight: elements(norm.weight())?, bias: bias.map_or(Ok(NONE), elements)?, eps })
+    /// Values of a latent from what its heads mixed; where they are, side by side.
+    fn expand(&self, program: &mut Program, a: &Attention, l: &Latent) -> Result<(&wgpu::Buffer, u32)> {
+        let (s, rank, head) = (self.scratch, row(l.rank), Latent::padded(l.value));
+        let (before, width) = (row(a.heads * head), row(a.heads * l.value));
+        self.stacked(program, &l.expand, l.value, rank / 4, (&s.mixed, a.heads * rank / 4), (&s.hidden, before / 4))?;
+        if head == l.value {
+            return Ok((&s.hidden, before / 4));
+        }
+        self.pack(program, a.heads, l.value, (&s.hidden, head, before), (&s.mixed, l.value, width))?;
+        Ok((&s.mixed, width / 4))
     }
 
-    fn attend(&self, program: &mut Program, a: &Attention, sets: u32) -> Result<()> {
-        let (s, state, cache) = (self.scratch, &self.plan.states[a.state as usize], &self.caches[a.state as usize]);
-        let kind = match a.kind {
-            AttentionKind::Softmax => Kind::Softmax,
-            AttentionKind::StickBreaking => Kind::StickBreaking,
-        };
-        let window = cache.window;
-        let params = attend::Params {
-            heads: a.heads,
-            share: a.heads / state.kv_heads,
-            head_dim: a.head_dim,
-            head_stride: a.head_dim.div_ceil(4),
-            kv_heads: state.kv_heads,
-            routes: sets,
-            position: 0,
-            capacity: cache.capacity,
-            window,
-            splits: 1,
-            split: u32::MAX - BLOCK,
-            scale: a.scale,
-            out_stride: row(a.heads * a.head_dim),
-            least: if self.options.stick_epsilon > 0.0 { self.options.stick_epsilon.ln() } else { f32::MIN },
-        };
-        let values = if state.tied { &cache.keys } else { &cache.values };
-        let buffers = |mixed| attend::Buffers {
-            queries: all(&s.queries),
-            keys: all(&cache.keys),
-            values: all(values),
-            mixed: all(mixed),
-            stats: all(&s.stats),
-        };
-        let kernel = || attend::kernel(kind, self.device.lanes);
-        // Many queries keep the device busy by themselves; a single one is split.
-        program.push(self.device, kernel(), buffers(&s.mixed), move |frame| {
-            let params = attend::Params { position: frame.position, ..params };
-            (splits(frame, window).0 == 1).then_some((params, [params.heads, frame.tokens * sets, 1]))
-        })?;
-        program.push(self.device, kernel(), buffers(&s.parts), move |frame| {
-            let (splits, split) = splits(frame, window);
-            let out_stride = params.heads * splits * params.head_dim;
-            let params = attend::Params { position: frame.position, splits, split, out_stride, ..params };
-            (splits > 1).then_some((params, [params.heads * splits, sets, 1]))
-        })?;
-        let buffers = merge::Buffers { parts: all(&s.parts), stats: all(&s.stats), mixed: all(&s.mixed) };
-        program.push(self.device, merge::kernel(kind), buffers, move |frame| {
-            let (splits, _) = splits(frame, window);
-            let params = merge::Params { heads: params.heads, head_dim: params.head_dim, splits, out_stride: params.out_stride };
-            (splits > 1).then_some((params, [params.heads, sets, 1]))
-        })
+    fn projected_of(&self, a: &Attention) -> Projected {
+        Projected::new(a, &self.plan.states[a.state as usize], 1, self.scratch.batch)
     }
-}
 
-/// Splits of the visible keys and keys of each.
-fn splits(frame: &Frame, window: u32) -> (u32, u32) {
-    let visible = (frame.position + frame.tokens).min(window);
-    if frame.tokens > 1 || visible <= BLOCK {
-        return (1, u32::MAX - BLOCK);
+    /// Each head's matrix of `rows` rows times its own columns of x, `between` vec4 apart.
+    fn stacked(
+        &self,
+        program: &mut Program,
+        stack: &str,
+        rows: u32,
+        between: u32,
+        x: (&wgpu::Buffer, u32),
+        (y, stride): (&wgpu::Buffer, u32),
+    ) -> Result<()> {
+        let blocks = Blocks { panels: Latent::padded(rows) / PANEL as u32, x: between };
+        let factor = Factor { weight: stack, bias: None, out: 0, stride };
+        self.product(program, &Product { blocks: Some(blocks), ..Product::new(vec![factor], x, y) })
     }
-    let split = visible.div_ceil(SPLITS).next_multiple_of(BLOCK);
-    (visible.div_ceil(split), split)
+
+    /// Moves `width` elements of each head. Buffers with the distances between heads and between tokens.
+    fn pack(
+        &self,
+        program: &mut Program,
+        heads: u32,
+        width: u32,
+        (before, from_head, from_token): (&wgpu::Buffer, u32, u32),
+        (after, to_head, to_token): (&wgpu::Buffer, u32, u32),
+    ) -> Result<()> {
+        let params = pack::Params { width, from_head, from_token, to_head, to_token };
+        let buffers = pack::Buffers { before: all(before), after: all(after) };
+        program.push(self.device, pack::kernel(), buffers, move |f| Some((params, [heads, f.tokens, 1])))
+    }
+
+    /// What experts make of the input: queries, or keys and values too.
+    fn projected(&self, program: &mut Program, site: &Site<'_>, routed: &Routed) -> Result<()> {
+        let (s, at, routes) = (self.scratch, &site.at, routes(self.plan, site.step, self.options.routing));
+        let (y, roles): (_, &[(Role, u32)]) = match &site.a.q {
+            Part::Sum { .. } => (&s.hidden, &[(Role::Query, 0), (Role::Key, at.k), (Role::Value, at.v)]),
+            _ if site.state.grouped => (&s.projected, &[(Role::Query, 0), (Role::Key, at.k), (Role::Value, at.v)]),
+            _ => (&s.projected, &[(Role::Query, 0)]),
+        };
+        for &(role, out) in roles {
+            let expansion = Expansion {
+                pool: routed.pool,
+                first: role,
+                second: None,
+                activation: None,
+                routes,
+                share: routes,
+                x: (&s.a, site.stride),
+                y: (y, at.q_stride / 4),
+                out: out / 4,
+                early: 1 + site.number,
+            };
+            self.experts(program, &expansion)?;
+        }
+        Ok(())
+    }
+
+    /// Adds up the routes' projections.
+    fn collect(&self, program: &mut Program, site: &Site<'_>, weighted: bool) -> Result<()> {
+        let s = self.scratch;
+        let stride = site.at.q_stride / 4;
+        let params = collect::Params { routes: routes(self.plan, site.step, self.options.routing), stride, weighted: weighted.into() };
+        let buffers = collect::Buffers { rows: all(&s.hidden), ids: all(&s.ids), weights: all(&s.weights), sums: all(&s.projected) };
+        program.push(self.device, collect::kernel(), buffers, move |f| Some((params, [stride.div_ceil(64), f.tokens, 1])))
+    }
+
+    /// What experts make of mixed values, into `routed`.
+    fn outputs(&self, program: &mut Program, site: &Site<'_>, routed: &Routed) -> Result<()> {
+        let (s, routes) = (self.scratch, routes(self.plan, site.step, self.options.routing));
+        let outputs = Expansion {
+            pool: routed.pool,
+            first: Role::Output,
+            second: None,
+            activation: None,
+            routes,
+            share: routes / site.sets,
+            x: (&s.mixed, row(site.a.heads * site.a.head_dim) / 4),
+            y: (&s.routed, site.stride),
+            out: 0,
+            early: 0,
+        };
+        self.experts(program, &outputs)
+    }
 }

@@ -3,23 +3,25 @@
 //! One decoder layer of the common kind takes ten: `join, dense (q+k+v), heads, attend, dense (o)` and
 //! `join, dense (router), route, expert (gate+up), expert (down)`.
 
+mod attend;
 mod attention;
+mod convolution;
 mod ffn;
 mod head;
+mod heads;
+mod join;
 mod product;
 mod router;
-
-use hotset_shaders::join;
 
 use super::cache::Cache;
 use super::device::Device;
 use super::program::Program;
-use super::scratch::{Scratch, routes, row};
+use super::scratch::{Scratch, row};
 use super::slabs::Slabs;
 use super::weights::Weights;
 use crate::error::Result;
 use crate::model::RunOptions;
-use crate::plan::{Activation, Norm, Plan, Step, Work};
+use crate::plan::{Norm, Plan, Work};
 use product::{Expansion, Product, Span};
 
 /// Up to this many tokens go through matrix-vector kernels, more through tiles.
@@ -42,7 +44,7 @@ pub(super) struct Lower<'a> {
 
 /// The programs of a run.
 pub(super) struct Programs {
-    /// Token ids → residual stream.
+    /// Token ids → streams.
     pub(super) embed: Program,
     /// One for each step of the plan.
     pub(super) steps: Vec<StepProgram>,
@@ -110,10 +112,13 @@ impl Lower<'_> {
         let mut last = None;
         for (number, step) in (0..).zip(&self.plan.steps) {
             let mut program = StepProgram::default();
-            self.join(&mut program.before, last, step.norm.as_ref(), Span::Batch)?;
+            self.join(&mut program.before, last, (step.from, step.norm.as_ref()), Span::Batch)?;
             match &step.work {
                 Work::Attention(a) => self.attention(&mut program, number, step, a)?,
                 Work::Ffn(f) => self.ffn(&mut program, number, step, f)?,
+                Work::Convolution(c) => self.convolution(&mut program.before, step, c)?,
+                // Its result is its input, which is at hand.
+                Work::Identity => {}
             }
             steps.push(program);
             last = Some(step);
@@ -124,71 +129,33 @@ impl Lower<'_> {
         Ok(Programs { embed, steps, head, best })
     }
 
-    /// Between tokens in `x`, `a`, `dense` and `routed`, in vec4.
-    fn stride(&self) -> u32 {
-        row(self.plan.width) / 4
+    /// Elements of a row of a stream, padded.
+    fn row_of(&self, stream: u32) -> u32 {
+        row(self.plan.stream_width(stream).unwrap_or(0))
     }
 
+    /// Between tokens of a stream and of what comes of it, in vec4: `a`, `dense`, `routed`.
+    fn stride(&self, stream: u32) -> u32 {
+        self.row_of(stream) / 4
+    }
+
+    /// Where a vector begins, in vec4.
     fn vector(&self, name: Option<&str>) -> Result<u32> {
         name.map_or(Ok(NONE), |n| self.weights.vector(n))
     }
 
-    /// Adds the result of step `last` to the stream, then normalises it for the next one.
-    fn join(&self, program: &mut Program, last: Option<&Step>, norm: Option<&Norm>, span: Span) -> Result<()> {
-        let mut params =
-            join::Params { width: self.plan.width, stride: self.stride(), gate: NONE, bias: NONE, norm_bias: NONE, ..Default::default() };
-        if let Some(step) = last {
-            params.joins = 1;
-            params.scale = step.scale;
-            params.bias = self.vector(step.bias.as_deref())?;
-            let (is_dense, gate) = match &step.work {
-                Work::Attention(_) => (step.routed.is_none(), None),
-                Work::Ffn(f) => (f.shared.is_some(), f.shared.as_ref().and_then(|s| s.weigh.as_ref())),
-            };
-            params.dense = is_dense.into();
-            if step.routed.is_some() {
-                params.routes = routes(self.plan, step);
-            }
-            if gate.is_some() {
-                params.gate = 4 * self.gate_logits(step);
-                params.gate_stride = 16;
-            }
-        }
-        match norm {
-            None => {}
-            Some(Norm::Rms { weight, eps }) => {
-                (params.norm, params.norm_weight, params.eps) = (1, self.weights.vector(weight)?, *eps);
-            }
-            Some(Norm::Layer { weight, bias, eps }) => {
-                (params.norm, params.norm_weight, params.eps) = (2, self.weights.vector(weight)?, *eps);
-                params.norm_bias = self.vector(bias.as_deref())?;
-            }
-        }
-        let s = self.scratch;
-        let buffers = join::Buffers {
-            vectors: all(self.weights.vectors()),
-            routed: all(&s.routed),
-            weights: all(&s.weights),
-            dense: all(&s.dense),
-            gates: all(&s.scores),
-            x: all(&s.x),
-            a: all(&s.a),
-        };
-        program.push(self.device, join::kernel(self.device.lanes), buffers, move |frame| {
-            let (first, count) = span.of(frame);
-            (count > 0).then_some((join::Params { first, ..params }, [count, 1, 1]))
-        })
+    /// Where a vector begins, in elements.
+    fn elements(&self, name: Option<&str>) -> Result<u32> {
+        Ok(name.map_or(Ok(None), |n| self.weights.vector(n).map(Some))?.map_or(NONE, |at| 4 * at))
     }
 }
 
-/// The kernels' number of an activation; 0 is none.
-fn activation(a: Option<Activation>) -> u32 {
-    match a {
-        None => 0,
-        Some(Activation::Silu) => 1,
-        Some(Activation::Gelu) => 2,
-        Some(Activation::GeluTanh) => 3,
-        Some(Activation::Relu) => 4,
+/// A norm as kernels know it: kind, gain, bias, epsilon.
+fn parts_of(norm: Option<&Norm>) -> (u32, Option<&str>, Option<&str>, f32) {
+    match norm {
+        None => (0, None, None, 0.0),
+        Some(Norm::Rms { weight, eps }) => (1, Some(weight), None, *eps),
+        Some(Norm::Layer { weight, bias, eps }) => (2, Some(weight), bias.as_deref(), *eps),
     }
 }
 

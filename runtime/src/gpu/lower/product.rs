@@ -2,10 +2,11 @@
 
 use hotset_shaders::{Form, Panels, dense_mat, dense_vec, expert_mat, expert_vec};
 
-use super::{FEW, Lower, NONE, activation, all, folded};
+use super::{FEW, Lower, NONE, all, folded};
+use crate::bundle::RecordLayout;
 use crate::error::{Error, Result};
 use crate::gpu::program::{Frame, Program};
-use crate::gpu::weights::{Window, codec, units};
+use crate::gpu::weights::{Cut, Window, codec, units};
 use crate::plan::{Activation, Linear, Role};
 
 /// Which tokens of a batch take part.
@@ -47,14 +48,31 @@ pub(super) struct Product<'a> {
     pub(super) gated: bool,
     pub(super) activation: Option<Activation>,
     pub(super) scale: f32,
-    pub(super) x: &'a wgpu::Buffer,
-    /// Between tokens, in vec4.
-    pub(super) x_stride: u32,
+    /// Present when the only factor is a stack of matrices, each with its own columns of x.
+    pub(super) blocks: Option<Blocks>,
+    /// Buffer and distance between tokens, in vec4.
+    pub(super) x: (&'a wgpu::Buffer, u32),
     pub(super) y: &'a wgpu::Buffer,
     pub(super) span: Span,
 }
 
-/// `activation(W x)`, or `activation(G x) ⊙ U x`, of each route's expert.
+/// How a stack of matrices is cut.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    /// Of one matrix.
+    pub(super) panels: u32,
+    /// Between the columns of x that one and the next are multiplied with, in vec4.
+    pub(super) x: u32,
+}
+
+impl<'a> Product<'a> {
+    /// `W x + b` for all tokens of a batch.
+    pub(super) fn new(factors: Vec<Factor<'a>>, x: (&'a wgpu::Buffer, u32), y: &'a wgpu::Buffer) -> Product<'a> {
+        Product { factors, gated: false, activation: None, scale: 1.0, blocks: None, x, y, span: Span::Batch }
+    }
+}
+
+/// `activation(W x + b)`, or `activation(G x + g) ⊙ (U x + u)`, of each route's expert.
 pub(super) struct Expansion<'a> {
     pub(super) pool: u32,
     pub(super) first: Role,
@@ -65,10 +83,11 @@ pub(super) struct Expansion<'a> {
     pub(super) routes: u32,
     /// Consecutive routes that read one row of x: the routes of a token, or 1.
     pub(super) share: u32,
-    pub(super) x: &'a wgpu::Buffer,
-    pub(super) x_stride: u32,
-    pub(super) y: &'a wgpu::Buffer,
-    pub(super) y_stride: u32,
+    /// Buffer and distance between rows, in vec4.
+    pub(super) x: (&'a wgpu::Buffer, u32),
+    pub(super) y: (&'a wgpu::Buffer, u32),
+    /// First row of y, in vec4.
+    pub(super) out: u32,
     /// 1 + the step whose stall does not keep it from computing what is there; 0: none.
     pub(super) early: u32,
 }
@@ -76,14 +95,25 @@ pub(super) struct Expansion<'a> {
 impl Lower<'_> {
     pub(super) fn product(&self, program: &mut Program, p: &Product<'_>) -> Result<()> {
         let names: Vec<&str> = p.factors.iter().map(|f| f.weight).collect();
-        for window in self.weights.group(self.device, &names, p.gated)?.iter() {
+        let cut = match p.blocks {
+            None if p.gated => Cut::Together,
+            None => Cut::Panels,
+            Some(b) => Cut::Blocks(b.panels),
+        };
+        let (activation, alpha, limit) = activation(p.activation);
+        for window in self.weights.group(self.device, &names, cut)?.iter() {
             for parts in window.parts.chunks(3) {
                 let mut params = dense_vec::Params {
                     chunks: window.chunks,
                     columns: window.columns,
-                    x_stride: p.x_stride,
-                    activation: activation(p.activation),
+                    base: p.blocks.map_or(0, |b| parts[0].first_panel / b.panels * b.x),
+                    x_stride: p.x.1,
+                    activation,
+                    alpha,
+                    limit,
                     scale: p.scale,
+                    block: p.blocks.map_or(0, |b| b.panels),
+                    block_x: p.blocks.map_or(0, |b| b.x),
                     ..Default::default()
                 };
                 let mut panels = 0;
@@ -110,22 +140,27 @@ impl Lower<'_> {
 
     fn dense(&self, program: &mut Program, p: &Product<'_>, window: &Window, params: dense_vec::Params, panels: u32) -> Result<()> {
         let form = if p.gated { Form::Gated } else { Form::Plain };
-        let (weights, vectors, x, y) = (all(&window.buffer), all(self.weights.vectors()), all(p.x), all(p.y));
-        let (span, x_stride) = (p.span, p.x_stride);
-        let (group, groups) = self.panels(panels, 1);
+        let (weights, vectors, x, y) = (all(&window.buffer), all(self.weights.vectors()), all(p.x.0), all(p.y));
+        let (span, x_stride) = (p.span, p.x.1);
+        // Blocks are an axis of the grid of their own.
+        let blocks = p.blocks.map(|b| panels / b.panels);
+        let panels = p.blocks.map_or(panels, |b| b.panels);
+        let grid = move |n: u32, y: u32| blocks.map_or_else(|| folded(n, y), |z| [n, y, z]);
+        let (group, groups) = self.panels(panels, blocks.unwrap_or(1));
         let kind = self.device.arithmetic.product(window.codec);
         let few = dense_vec::Buffers { weights: weights.clone(), vectors: vectors.clone(), x: x.clone(), y: y.clone() };
         program.push(self.device, dense_vec::kernel(kind, self.device.lanes, form, group), few, move |frame| {
             let (first, tokens) = span.of(frame);
-            (1..=FEW).contains(&tokens).then_some((dense_vec::Params { base: first * x_stride, tokens, ..params }, folded(groups, tokens)))
+            let params = dense_vec::Params { base: params.base + first * x_stride, tokens, ..params };
+            (1..=FEW).contains(&tokens).then_some((params, grid(groups, tokens)))
         })?;
         let many = dense_mat::Buffers { weights, vectors, x, y };
         let columns = panels.div_ceil(if p.gated { 2 } else { 4 });
         program.push(self.device, dense_mat::kernel(kind, form), many, move |frame| {
             let (first, tokens) = span.of(frame);
             // The two kernels share their interface.
-            let params: dense_mat::Params = bytemuck::must_cast(dense_vec::Params { base: first * x_stride, tokens, ..params });
-            (tokens > FEW).then_some((params, folded(columns, tokens.div_ceil(32))))
+            let params = dense_vec::Params { base: params.base + first * x_stride, tokens, ..params };
+            (tokens > FEW).then_some((bytemuck::must_cast(params), grid(columns, tokens.div_ceil(32))))
         })
     }
 
@@ -137,26 +172,30 @@ impl Lower<'_> {
         let (routes, experts) = (e.routes, pool.experts());
         let (kind, s) = (self.device.arithmetic.product(codec(pool.codec)), self.scratch);
         let (group, groups) = self.panels(first.panels, routes);
+        let (activation, alpha, limit) = activation(e.activation);
         let tables = [slab.table, slab.table + self.slabs.late];
         for window in &slab.windows {
             let params = expert_vec::Params {
-                first: expert_vec::Matrix { words: first.words, scales: first.scales },
-                second: expert_vec::Matrix { words: second.words, scales: second.scales },
+                first: first.at,
+                second: second.at,
                 chunks: first.chunks,
                 columns: first.columns,
                 panels: first.panels,
-                activation: activation(e.activation),
+                activation,
+                alpha,
+                limit,
                 routes: 0,
                 share: e.share,
-                x_stride: e.x_stride,
-                y_stride: e.y_stride,
+                x_stride: e.x.1,
+                y_stride: e.y.1,
+                out: e.out,
                 table: slab.table,
                 first_slot: window.first,
                 slots: window.slots,
                 slot_stride: slab.stride,
                 early: e.early,
             };
-            let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x), all(e.y));
+            let (weights, slot_of, ids, x, y) = (all(&window.buffer), all(&self.slabs.slot_of), all(&s.ids), all(e.x.0), all(e.y.0));
             let few =
                 expert_vec::Buffers { weights: weights.clone(), slot_of: slot_of.clone(), ids: ids.clone(), x: x.clone(), y: y.clone() };
             program.push(self.device, expert_vec::kernel(kind, self.device.lanes, form, group), few, move |frame| {
@@ -187,11 +226,12 @@ impl Lower<'_> {
     /// Where the matrix of a role is inside a record, in vec4.
     fn matrix(&self, pool: u32, role: Role) -> Result<RecordMatrix> {
         let pool = &self.plan.pools[pool as usize];
-        let layout = crate::bundle::RecordLayout::of(pool, self.plan.width).and_then(|l| l.find(role));
-        let (layout, at) = layout.ok_or_else(|| Error::Device(format!("experts of {:?} have no {role:?}", pool.name)))?;
+        let none = || Error::Device(format!("experts of {:?} have no {role:?}", pool.name));
+        let record = RecordLayout::of(pool, self.plan.width).ok_or_else(none)?;
+        let (layout, at) = record.find(role).ok_or_else(none)?;
+        let bias = record.find_bias(role).map_or(Ok(NONE), |at| units(at as u64))?;
         Ok(RecordMatrix {
-            words: units(at as u64)?,
-            scales: units((at + layout.scales_at()) as u64)?,
+            at: expert_vec::Matrix { words: units(at as u64)?, scales: units((at + layout.scales_at()) as u64)?, bias },
             chunks: units(layout.padded_cols() as u64 * 2)?,
             columns: units(layout.cols as u64 * 16)?,
             panels: units(layout.panels() as u64 * 16)?,
@@ -201,11 +241,22 @@ impl Lower<'_> {
 
 #[derive(Clone, Copy)]
 struct RecordMatrix {
-    words: u32,
-    scales: u32,
+    at: expert_vec::Matrix,
     /// Of 8 columns in a row.
     chunks: u32,
     /// Without padding.
     columns: u32,
     panels: u32,
+}
+
+/// The kernels' number of an activation, 0 being none, and its two parameters.
+fn activation(a: Option<Activation>) -> (u32, f32, f32) {
+    match a {
+        None => (0, 0.0, 0.0),
+        Some(Activation::Silu) => (1, 0.0, 0.0),
+        Some(Activation::Gelu) => (2, 0.0, 0.0),
+        Some(Activation::GeluTanh) => (3, 0.0, 0.0),
+        Some(Activation::Relu) => (4, 0.0, 0.0),
+        Some(Activation::Clamped { alpha, limit }) => (5, alpha, limit),
+    }
 }

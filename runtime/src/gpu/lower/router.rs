@@ -1,13 +1,16 @@
 //! Routing: scores, choice, and for large batches the order in which experts see their tokens.
 
-use hotset_shaders::{group, route};
+use hotset_shaders::{group, recur, route};
 
-use super::{FEW, Lower, NONE, Product, Span, all, product::Factor};
-use crate::error::Result;
+use super::{FEW, Lower, NONE, Product, all, parts_of, product::Factor};
+use crate::error::{Error, Result};
 use crate::gpu::program::Program;
-use crate::gpu::scratch::{choice, routes, row};
+use crate::gpu::scratch::{cell_rows, choice, routes, row};
 use crate::gpu::weights::padded_rows;
-use crate::plan::{Linear, Routed, Score, Step, Value};
+use crate::plan::{Cell, Feature, GroupBy, Linear, Routed, Router, Rule, Score, Step, Transform, Value};
+
+/// Most groups of experts that `route` tells apart.
+const GROUPS: u32 = 1024;
 
 impl Lower<'_> {
     /// Where the gate logits of the always-on part begin in `scores`, behind the router's, in vec4.
@@ -18,79 +21,141 @@ impl Lower<'_> {
 
     /// Fills `ids` and `weights`. `also` is one more row that shares the input: the gate of the always-on part.
     pub(super) fn route(&self, program: &mut Program, number: u32, step: &Step, routed: &Routed, also: Option<&Linear>) -> Result<()> {
-        let (s, stride) = (self.scratch, self.stride());
+        let s = self.scratch;
         let experts = self.plan.pools[routed.pool as usize].experts();
-        let scores_stride = padded_rows(experts) / 4;
-        let gate = also.map(|l| Factor::new(l, self.gate_logits(step), 4));
-        let product = |factors, activation, x, x_stride, y| Product {
-            factors,
-            gated: false,
-            activation,
-            scale: 1.0,
-            x,
-            x_stride,
-            y,
-            span: Span::Batch,
-        };
-        let (mut cosine, mut hidden_stride) = (0, 0);
-        match &routed.router.score {
-            Score::Linear(l) => {
-                let factors = std::iter::once(Factor::new(l, 0, scores_stride)).chain(gate).collect();
-                self.product(program, &product(factors, None, &s.a, stride, &s.scores))?;
-            }
-            Score::Mlp { hidden: first, .. } | Score::Cosine { projection: first, .. } => {
-                if let Some(gate) = gate {
-                    self.product(program, &product(vec![gate], None, &s.a, stride, &s.scores))?;
-                }
-                let width = u32::try_from(self.weights.layout(&first.weight)?.rows).unwrap_or(u32::MAX);
-                hidden_stride = row(width);
-                let (activation, last) = match &routed.router.score {
-                    Score::Mlp { activation, output, .. } => (Some(*activation), Factor::new(output, 0, scores_stride)),
-                    Score::Cosine { centroids, .. } => {
-                        cosine = width;
-                        (None, Factor { weight: centroids, bias: None, out: 0, stride: scores_stride })
-                    }
-                    Score::Linear(l) => (None, Factor::new(l, 0, scores_stride)),
-                };
-                let first = vec![Factor::new(first, 0, hidden_stride / 4)];
-                self.product(program, &product(first, activation, &s.a, stride, &s.router_hidden))?;
-                self.product(program, &product(vec![last], None, &s.router_hidden, hidden_stride / 4, &s.scores))?;
-            }
-        }
-        let weigh = &routed.router.weigh;
-        let params = route::Params {
-            experts,
-            stride: scores_stride * 4,
-            k: routes(self.plan, step),
-            by: match weigh.by {
-                Value::Logit => 0,
-                Value::Softmax => 1,
-                Value::SoftmaxSelected => 2,
-            },
-            normalise: weigh.normalise.into(),
-            scale: weigh.scale,
-            cosine,
-            hidden_stride,
-            table: self.slabs.pools[routed.pool as usize].table,
-            latch: 0,
-            choice: NONE,
-        };
+        self.score(program, step, &routed.router, experts, also)?;
+        let params = self.choice(number, step, routed)?;
         let buffers = route::Buffers {
             logits: all(&s.scores),
             hidden: all(&s.router_hidden),
+            vectors: all(self.weights.vectors()),
             slot_of: all(&self.slabs.slot_of),
             ids: all(&s.ids),
             weights: all(&s.weights),
             choices: all(self.choices),
         };
-        let choice = choice(self.plan, number as usize);
+        let choice = choice(self.plan, number as usize, self.options.routing);
         program.push(self.device, route::kernel(self.device.lanes), buffers, move |f| {
             let params = if f.latched { route::Params { latch: 1 + number, choice, ..params } } else { params };
             Some((params, [f.tokens, 1, 1]))
         })?;
         let buffers = group::Buffers { ids: all(&s.ids), starts: all(&s.starts), sorted: all(&s.sorted), tiles: all(&s.tiles) };
         program.push(self.device, group::kernel(), buffers, move |frame| {
-            (frame.tokens > FEW).then_some((group::Params { routes: frame.tokens * params.k, experts }, [1, 1, 1]))
+            (frame.tokens > FEW).then_some((group::Params { routes: frame.tokens * params.routes, experts }, [1, 1, 1]))
         })
+    }
+
+    /// The logits, in `scores`.
+    fn score(&self, program: &mut Program, step: &Step, router: &Router, experts: u32, also: Option<&Linear>) -> Result<()> {
+        let (s, stride) = (self.scratch, padded_rows(experts) / 4);
+        let input = (&s.a, self.stride(step.from));
+        let feature = match router.feature {
+            Feature::Input => input,
+            Feature::Stream(n) => (&s.streams[n as usize], self.stride(n)),
+        };
+        let mut gate = also.map(|l| Factor::new(l, self.gate_logits(step), 4));
+        let hidden = |factor, x| Product::new(vec![factor], x, &s.router_hidden);
+        let logits = |factors, x| Product::new(factors, x, &s.scores);
+        match &router.score {
+            Score::Linear(l) => {
+                let shared = if router.feature == Feature::Input { gate.take() } else { None };
+                self.product(program, &logits([Factor::new(l, 0, stride)].into_iter().chain(shared).collect(), feature))?;
+            }
+            Score::Mlp { hidden: first, activation, output } => {
+                let width = row(self.rows_of(&first.weight)?) / 4;
+                let first = hidden(Factor::new(first, 0, width), feature);
+                self.product(program, &Product { activation: Some(*activation), ..first })?;
+                self.product(program, &logits(vec![Factor::new(output, 0, stride)], (&s.router_hidden, width)))?;
+            }
+            Score::Cosine { projection, centroids } => {
+                let width = row(self.rows_of(&projection.weight)?) / 4;
+                self.product(program, &hidden(Factor::new(projection, 0, width), feature))?;
+                let centroids = Factor { weight: centroids, bias: None, out: 0, stride };
+                self.product(program, &logits(vec![centroids], (&s.router_hidden, width)))?;
+            }
+            Score::Recurrent { cell, memory, input, hidden: previous, output } => {
+                let width = self.plan.memories[*memory as usize];
+                let rows = padded_rows(cell_rows(self.plan, *cell, *memory));
+                let memory = (&s.memories[*memory as usize], row(width) / 4);
+                self.product(program, &hidden(Factor::new(input, 0, rows / 4), feature))?;
+                self.product(program, &hidden(Factor::new(previous, s.batch * rows / 4, rows / 4), memory))?;
+                let gated = u32::from(*cell == Cell::Gru);
+                let params = recur::Params { width, stride: rows, j: s.batch * rows, memory_stride: row(width), gated };
+                let buffers = recur::Buffers { parts: all(&s.router_hidden), memory: all(memory.0) };
+                program.push(self.device, recur::kernel(), buffers, move |f| Some((params, [f.tokens, 1, 1])))?;
+                self.product(program, &logits(vec![Factor::new(output, 0, stride)], memory))?;
+            }
+        }
+        gate.map_or(Ok(()), |gate| self.product(program, &logits(vec![gate], input)))
+    }
+
+    /// How experts are chosen and weighed.
+    fn choice(&self, number: u32, step: &Step, routed: &Routed) -> Result<route::Params> {
+        let (pool, router) = (&self.plan.pools[routed.pool as usize], &routed.router);
+        let cosine = match &router.score {
+            Score::Cosine { projection, .. } => self.rows_of(&projection.weight)?,
+            Score::Linear(_) | Score::Mlp { .. } | Score::Recurrent { .. } => 0,
+        };
+        let (relu, norm) = match &router.transform {
+            None => (0, None),
+            Some(Transform::Relu { norm }) => (1, norm.as_ref()),
+        };
+        let (norm, weight, bias, eps) = parts_of(norm);
+        let rule = match self.options.routing.rule(&router.select, pool.experts()) {
+            Rule::TopK { .. } => route::Params::default(),
+            Rule::TopP { p } => route::Params { rule: 1, p, ..Default::default() },
+            Rule::NonZero => route::Params { rule: 2, ..Default::default() },
+            Rule::Rank { rank } => route::Params { rule: 3, rank, ..Default::default() },
+            Rule::Certain { p, least, index, threshold, epsilon } => {
+                route::Params { rule: 4, p, least, entropy: index, threshold, inside: epsilon, ..Default::default() }
+            }
+        };
+        let groups = router.select.groups;
+        if let Some(g) = groups.filter(|g| g.count > GROUPS) {
+            return Err(Error::Device(format!("step {number} has {} groups of experts; GPUs do {GROUPS} at most", g.count)));
+        }
+        Ok(route::Params {
+            experts: pool.experts(),
+            stride: padded_rows(pool.experts()),
+            routes: routes(self.plan, step, self.options.routing),
+            cosine,
+            hidden_stride: row(cosine),
+            relu,
+            norm,
+            norm_weight: self.elements(weight)?,
+            norm_bias: self.elements(bias)?,
+            eps,
+            select: value(router.select.by).0,
+            bias: self.elements(router.select.bias.as_deref())?,
+            groups: groups.map_or(0, |g| g.count),
+            keep: groups.map_or(0, |g| g.keep),
+            pairs: groups.is_some_and(|g| g.by == GroupBy::BestTwo).into(),
+            by: value(router.weigh.by).0,
+            margin: value(router.weigh.by).1,
+            normalise: router.weigh.normalise.into(),
+            epsilon: router.weigh.epsilon,
+            floor: router.weigh.floor,
+            scale: router.weigh.scale,
+            table: self.slabs.pools[routed.pool as usize].table,
+            latch: 0,
+            choice: NONE,
+            ..rule
+        })
+    }
+
+    /// Rows of a matrix.
+    pub(super) fn rows_of(&self, name: &str) -> Result<u32> {
+        Ok(u32::try_from(self.weights.layout(name)?.rows).unwrap_or(u32::MAX))
+    }
+}
+
+/// The kernel's number of a value, and its margin.
+fn value(value: Value) -> (u32, f32) {
+    match value {
+        Value::Logit => (0, 0.0),
+        Value::Softmax => (1, 0.0),
+        Value::Sigmoid => (2, 0.0),
+        Value::SoftmaxSelected => (3, 0.0),
+        Value::SoftmaxClose { margin } => (4, margin),
     }
 }
