@@ -19,6 +19,7 @@ mod gpt_oss;
 mod granite;
 mod jetmoe;
 mod lfm2_moe;
+mod llama;
 mod llama_moe_v2;
 mod mixtral;
 mod mla;
@@ -101,7 +102,7 @@ const NAMESAKES: [(&str, &[&str], &str); 3] = [
 ];
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 22] = [
+const FAMILIES: [(&str, Importer); 23] = [
     ("coe_deepseekv2", coe::import),
     ("deepseek_v2", deepseek::import_v2),
     ("deepseek_v3", deepseek::import_v3),
@@ -114,6 +115,7 @@ const FAMILIES: [(&str, Importer); 22] = [
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
     ("lfm2_moe", lfm2_moe::import),
+    ("llama", llama::import),
     ("llama_moe_rnn", rmoe::import),
     ("llama_moe_v2", llama_moe_v2::import),
     ("minicpm", blockffn::import),
