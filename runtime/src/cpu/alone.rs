@@ -7,7 +7,7 @@ use super::kernels::{Group, Kernels, available};
 use super::norm::normalise;
 use super::pool::{Pool, default_threads};
 use super::product::Join;
-use super::routes::{Routes, Worklist};
+use super::routes::{Route, Routes, Worklist};
 use crate::bundle::Bundle;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
@@ -33,8 +33,16 @@ impl Experts {
     /// # Errors
     /// When the pool has no feed-forward experts.
     pub(crate) fn compute(&self, bundle: &Bundle, pool: usize, records: &[u32], x: &[f32]) -> Result<Vec<Vec<f32>>> {
-        let options = RunOptions::new(1);
-        let c = Context { bundle, kernels: self.kernels, team: self.pool.team(), options, position: 0, turns: Vec::new(), host: None };
+        let c = Context {
+            bundle,
+            kernels: self.kernels,
+            team: self.pool.team(),
+            options: RunOptions::new(1),
+            position: 0,
+            turns: Vec::new(),
+            host: None,
+            grow: &|_| Ok(()),
+        };
         let (mut stream, mut input) = (Slab::default(), Batch::default());
         stream.reset(1, x.len());
         stream.set_row(0, x);
@@ -42,7 +50,10 @@ impl Experts {
         normalise(&c, None, &stream, &mut input, forms);
 
         // One token that all records work for, each with a row of its own.
-        let routes = Routes { list: records.iter().map(|&r| (r, 1.0)).collect(), ends: vec![records.len()] };
+        let routes = Routes {
+            list: records.iter().map(|&record| Route { expert: record, record, weight: 1.0 }).collect(),
+            ends: vec![records.len()],
+        };
         let work = Worklist::new(&routes, None);
         let groups = groups_of(x.len());
         let widening = Widening { work: &work, input: input.view(0, groups, 1), groups, forms };

@@ -1,4 +1,4 @@
-//! Keys and values of one run, stored as matrices in panel layout, so that attention is made of ordinary products.
+//! Keys and values of one head, stored as matrices in panel layout, so that attention is made of ordinary products.
 //!
 //! A head's cache is a list of blocks of 32 tokens. The keys of a block are a matrix `[32 tokens, head_dim]`: its product with
 //! queries gives scores. The values are a matrix `[head_dim, 32 tokens]`: its product with weights gives mixes. Memory grows block by block;
@@ -52,6 +52,19 @@ impl Head {
         blocks * 2 * self.lines() * LINE
     }
 
+    /// Bytes of the blocks it has.
+    pub(super) fn allocated(&self) -> usize {
+        self.blocks.len() * 2 * self.lines() * LINE
+    }
+
+    /// Makes the blocks of the first `tokens` tokens.
+    pub(super) fn reserve(&mut self, tokens: usize) {
+        let (blocks, lines) = (tokens.div_ceil(BLOCK).min(self.ring.unwrap_or(usize::MAX)), self.lines());
+        while self.blocks.len() < blocks {
+            self.blocks.push(vec![Line([0; LINE]); 2 * lines].into_boxed_slice());
+        }
+    }
+
     /// Groups of a key.
     fn groups(&self) -> usize {
         self.dim.div_ceil(GROUP)
@@ -69,9 +82,7 @@ impl Head {
     /// Writes the key and value of `position`. Positions are appended in order, or written again.
     pub(super) fn put(&mut self, position: usize, key: &[f32], value: &[f32]) {
         let (slot, lines) = (self.slot(position / BLOCK), self.lines());
-        while self.blocks.len() <= slot {
-            self.blocks.push(vec![Line([0; LINE]); 2 * lines].into_boxed_slice());
-        }
+        self.reserve((slot + 1) * BLOCK);
         let t = position % BLOCK;
         let (keys, values) = self.blocks[slot].split_at_mut(lines);
         let panel = keys.len() / 2;

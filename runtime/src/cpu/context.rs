@@ -6,7 +6,7 @@ use super::heads::Turns;
 use super::kernels::Kernels;
 use super::pool::Team;
 use crate::bundle::Bundle;
-use crate::codec::Matrix;
+use crate::codec::{Codec, Matrix};
 use crate::error::{Error, Result};
 use crate::model::RunOptions;
 use crate::plan::{Linear, Role};
@@ -24,33 +24,54 @@ pub(super) struct Context<'a> {
     pub(super) turns: Vec<Turns>,
     /// Where experts are when not all of them are mapped.
     pub(super) host: Option<&'a Mutex<Host>>,
+    /// Takes bytes for caches that grow by more than a row for each token. Nobody holds the host meanwhile.
+    pub(super) grow: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
 
-/// A matrix with its bias.
+/// A matrix, or some consecutive panels of it, with its bias.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weights<'a> {
     pub(super) matrix: Matrix<'a>,
+    /// The first panel, and where they end.
+    pub(super) panels: (usize, usize),
     pub(super) bias: Option<&'a [f32]>,
 }
 
 impl<'a> Weights<'a> {
+    /// All of a matrix.
+    pub(super) fn new(matrix: Matrix<'a>, bias: Option<&'a [f32]>) -> Weights<'a> {
+        Weights { matrix, panels: (0, matrix.layout().panels()), bias }
+    }
+
     /// Without a bias.
     pub(super) fn plain(matrix: Matrix<'a>) -> Weights<'a> {
-        Weights { matrix, bias: None }
+        Weights::new(matrix, None)
     }
 
     /// Units of 32 rows.
     pub(super) fn units(&self) -> usize {
-        self.matrix.layout().panels().div_ceil(2)
+        (self.panels.1 - self.panels.0).div_ceil(2)
+    }
+
+    /// Element format.
+    pub(super) fn codec(&self) -> Codec {
+        self.matrix.layout().codec
     }
 }
 
 impl<'a> Context<'a> {
-    /// The matrix with this role in a record of `pool`.
+    /// The matrix with this role in a record of `pool`, with its bias.
     pub(super) fn record<'r>(&self, pool: usize, record: &'r [u8], role: Role) -> Result<Weights<'r>> {
-        let place = self.bundle.record_layout(pool).find(role);
-        let matrix = place.and_then(|(layout, at)| Matrix::new(layout, record.get(at..at + layout.bytes())?));
-        matrix.map(Weights::plain).ok_or_else(|| Error::Input(format!("experts of pool {pool} have no {role:?} matrix")))
+        let layout = self.bundle.record_layout(pool);
+        let missing = || Error::Input(format!("experts of pool {pool} have no {role:?} matrix"));
+        let (matrix, at) = layout.find(role).ok_or_else(missing)?;
+        let bytes = |at: usize, len: usize| record.get(at..at + len).ok_or_else(missing);
+        let bias = layout.find_bias(role).map(|at| {
+            let bytes = bytes(at, matrix.rows * size_of::<f32>())?;
+            bytemuck::try_cast_slice(bytes).map_err(|_| missing())
+        });
+        let matrix = Matrix::new(matrix, bytes(at, matrix.bytes())?).ok_or_else(missing)?;
+        Ok(Weights::new(matrix, bias.transpose()?))
     }
 
     /// The experts' whereabouts, kept from others for the time of a step.
@@ -61,6 +82,6 @@ impl<'a> Context<'a> {
     /// The tensors of a linear map.
     pub(super) fn linear(&self, l: &Linear) -> Result<Weights<'a>> {
         let bias = l.bias.as_ref().map(|b| self.bundle.vector(b)).transpose()?;
-        Ok(Weights { matrix: self.bundle.matrix(&l.weight)?, bias })
+        Ok(Weights::new(self.bundle.matrix(&l.weight)?, bias))
     }
 }

@@ -1,110 +1,171 @@
 //! The interpreter: a batch of tokens through the plan's steps.
 
+use super::ahead::Ahead;
 use super::attention::{self, AttentionSpace};
 use super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
-use super::cache::Head;
 use super::context::Context;
+use super::convolution::{self, ConvolutionSpace};
 use super::ffn::{self, FfnSpace};
 use super::norm::{Gain, normalise};
-use super::product::{Job, expand};
+use super::product::{Job, Join, expand};
 use super::router::{self, RouterSpace};
-use super::routes::Routes;
+use super::routes::{Routes, Worklist};
+use super::state::Cache;
 use crate::error::{Error, Result};
-use crate::experts::{Pass, RecordId};
-use crate::plan::Work;
+use crate::experts::Pass;
+use crate::plan::{self, Embedding, Feature, Router, Work};
 
 /// Everything a forward pass writes but the caches, kept from call to call.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    /// The residual stream.
-    x: Slab,
+    /// The residual stream and those beside it.
+    streams: Vec<Slab>,
+    /// What recurrent routers carry.
+    memories: Vec<Slab>,
     /// The step's normalised input.
     input: Batch,
+    features: Features,
     router: RouterSpace,
     ffn: FfnSpace,
     attention: AttentionSpace,
+    convolution: ConvolutionSpace,
     /// Streams whose logits are wanted, and the logits.
     last: Slab,
     logits: Slab,
 }
 
+/// A stream that a router looks at, in the forms it wants.
+pub(super) type Features = Batch;
+
 /// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result. Notes in `pass` which records that takes.
 ///
 /// # Errors
-/// When the stream is not finite at the end.
-pub(super) fn forward(
-    c: &Context<'_>,
-    tokens: &[u32],
-    caches: &mut [Vec<Head>],
-    space: &mut Space,
-    mut pass: Option<&mut Pass>,
-) -> Result<()> {
+/// When a stream is not finite at the end.
+pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Cache], space: &mut Space, mut pass: Option<&mut Pass>) -> Result<()> {
     let plan = c.bundle.plan();
-    let table = c.bundle.matrix(&plan.embedding.table)?;
-    let mut row = vec![0.0; plan.width as usize];
-    space.x.reset(tokens.len(), row.len());
-    for (t, &token) in tokens.iter().enumerate() {
-        table.row(token as usize, &mut row);
-        row.iter_mut().for_each(|v| *v *= plan.embedding.scale);
-        space.x.set_row(t, &row);
+    space.streams.resize_with(1 + plan.streams.len(), Slab::default);
+    embed(c, Some(&plan.embedding), tokens, plan.width, &mut space.streams[0])?;
+    for (stream, x) in plan.streams.iter().zip(&mut space.streams[1..]) {
+        embed(c, stream.embedding.as_ref(), tokens, stream.width, x)?;
     }
+    space.memories.resize_with(plan.memories.len(), Slab::default);
+    for (&width, memory) in plan.memories.iter().zip(&mut space.memories) {
+        memory.reset(tokens.len(), width as usize);
+    }
+    let mut ahead = Ahead::new(plan);
     for i in 0..plan.steps.len() {
-        step(c, i, caches, space, pass.as_deref_mut())?;
+        step(c, i, caches, space, &mut ahead, pass.as_deref_mut())?;
     }
-    match space.x.data.as_flattened().iter().find(|v| !v.is_finite()) {
+    match space.streams.iter().flat_map(|x| x.data.as_flattened()).find(|v| !v.is_finite()) {
         Some(v) => Err(Error::NotFinite(format!("the value {v}"))),
         None => Ok(()),
     }
 }
 
-/// `x += scale * (work(norm(x)) + bias)`.
-fn step(c: &Context<'_>, index: usize, caches: &mut [Vec<Head>], space: &mut Space, pass: Option<&mut Pass>) -> Result<()> {
-    let step = &c.bundle.plan().steps[index];
-    let Space { x, input, router, ffn, attention, .. } = space;
-    let pool = step.routed.as_ref().map(|r| &c.bundle.plan().pools[r.pool as usize]);
+/// Fills a stream of `width` with the tokens' embeddings, or with zeros.
+fn embed(c: &Context<'_>, embedding: Option<&Embedding>, tokens: &[u32], width: u32, x: &mut Slab) -> Result<()> {
+    let width = width as usize;
+    x.reset(tokens.len(), width);
+    let Some(e) = embedding else { return Ok(()) };
+    let table = c.bundle.matrix(&e.table)?;
+    let positions = e.positions.as_ref().map(|p| c.bundle.matrix(p)).transpose()?;
+    let (mut row, mut position) = (vec![0.0; width], vec![0.0; width]);
+    for (t, &token) in tokens.iter().enumerate() {
+        table.row(token as usize, &mut row);
+        row.iter_mut().for_each(|v| *v *= e.scale);
+        if let Some(positions) = &positions {
+            let at = c.position + t;
+            if at >= positions.layout().rows {
+                return Err(Error::Input(format!("this model has no position {at}; start a new conversation")));
+            }
+            positions.row(at, &mut position);
+            row.iter_mut().zip(&position).for_each(|(v, p)| *v += p);
+        }
+        x.set_row(t, &row);
+    }
+    Ok(())
+}
+
+/// `to += scale * (work(norm(from)) + bias)`.
+fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, ahead: &mut Ahead, pass: Option<&mut Pass>) -> Result<()> {
+    let plan = c.bundle.plan();
+    let step = &plan.steps[index];
+    let Space { streams, memories, input, features, router, ffn, attention, convolution, .. } = space;
+    let pool = step.routed.as_ref().map(|r| &plan.pools[r.pool as usize]);
     let mut forms = match &step.work {
         Work::Attention(a) => attention::forms(c, a, pool)?,
         Work::Ffn(f) => ffn::forms(c, f, pool)?,
-        Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
+        Work::Convolution(w) => convolution::forms(c, w)?,
+        Work::Identity => Forms { floats: true, rounded: false },
     };
-    if let Some(r) = &step.routed {
+    if let Some(r) = step.routed.as_ref().filter(|r| r.router.feature == Feature::Input) {
         forms = forms.and(router::forms(c, &r.router)?);
     }
+    let x = &streams[step.from as usize];
+    let (rows, groups) = (x.rows, groups_of(x.width));
     let gain = step.norm.as_ref().map(|n| Gain::of(c, n)).transpose()?;
     normalise(c, gain, x, input, forms);
-    let a = input.view(0, groups_of(x.width), x.rows);
+    let a = input.view(0, groups, rows);
 
-    let routes = match (&step.routed, pool) {
-        (Some(r), Some(pool)) => router::route(c, &r.router, pool, a, router)?,
-        _ => Routes::none(x.rows),
+    let routes = match (&step.routed, pool, ahead.take(index)) {
+        (_, _, Some(routes)) => routes,
+        (Some(r), Some(pool), None) => match feature(c, &r.router, Some(a), streams, features)? {
+            Some(x) => router::route(c, &r.router, pool, x, memories, router)?,
+            None => Routes::none(rows),
+        },
+        _ => Routes::none(rows),
     };
     if let Some(pass) = pass {
         pass.0.push(routes.records());
     }
     // Where everything is at hand nobody has to be protected.
-    if let Some(mut host) = c.host().filter(|h| !h.tier().is_complete()) {
-        let ids = guess(c, index, a, router)?.into_iter().flat_map(|(pool, routes)| routes.list.into_iter().map(move |(r, _)| (pool, r)));
-        let ids: Vec<RecordId> = ids.map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();
-        host.expect(ids);
+    if c.host().is_some_and(|h| !h.tier().is_complete()) {
+        let records = ahead.look(c, index, (step.routed.is_some().then_some(a), streams), features, router)?;
+        if let Some(mut host) = c.host() {
+            let ids: Vec<_> = records.into_iter().map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();
+            host.expect(ids);
+            if step.routed.is_none() {
+                host.prefetch();
+            }
+        }
+    }
+    let x = &mut streams[step.to as usize];
+    if step.join == plan::Join::Replace {
+        x.data.fill(Default::default());
     }
     let pool = step.routed.as_ref().map(|r| r.pool as usize);
     match &step.work {
         Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
         Work::Ffn(w) => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
-        Work::Convolution(_) | Work::Identity => unimplemented!("fast path"),
+        Work::Convolution(w) => match &mut caches[w.state as usize] {
+            Cache::Recent(recent) => convolution::run(c, (step, w), a, recent, convolution, x),
+            Cache::Rows(_) | Cache::Ragged(_) => Err(Error::Input(format!("step {:?} has a cache of another kind", step.name))),
+        },
+        Work::Identity => {
+            let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
+            Join { work: &Worklist::dense(rows), scale: step.scale, bias }.sum(c, a.floats, x);
+            Ok(())
+        }
     }
 }
 
-/// What the next routed step will probably use, and of which pool: its router's choice for the input `a` of this one. Streams change
-/// little from step to step.
-fn guess(c: &Context<'_>, index: usize, a: View<'_>, space: &mut RouterSpace) -> Result<Option<(usize, Routes)>> {
-    let (plan, this) = (c.bundle.plan(), c.bundle.plan().steps[index].routed.is_some());
-    let Some(next) = plan.steps[index + 1..].iter().find_map(|s| s.routed.as_ref()).filter(|_| this) else { return Ok(None) };
-    if !a.has(router::forms(c, &next.router)?) {
-        return Ok(None);
+/// What a router looks at: `input`, or a stream as it is now. `None` when the input is not there in the form it wants.
+pub(super) fn feature<'f>(
+    c: &Context<'_>,
+    router: &Router,
+    input: Option<View<'f>>,
+    streams: &[Slab],
+    features: &'f mut Features,
+) -> Result<Option<View<'f>>> {
+    let forms = router::forms(c, router)?;
+    match router.feature {
+        Feature::Input => Ok(input.filter(|x| x.has(forms))),
+        Feature::Stream(s) => {
+            let x = &streams[s as usize];
+            normalise(c, None, x, features, forms);
+            Ok(Some(features.view(0, groups_of(x.width), x.rows)))
+        }
     }
-    let routes = router::route(c, &next.router, &plan.pools[next.pool as usize], a, space)?;
-    Ok(Some((next.pool as usize, routes)))
 }
 
 /// Appends the logits of the last `count` tokens, row after row, to `out`.
@@ -113,13 +174,14 @@ fn guess(c: &Context<'_>, index: usize, a: View<'_>, space: &mut RouterSpace) ->
 /// When one is not finite.
 pub(super) fn head(c: &Context<'_>, count: usize, space: &mut Space, out: &mut Vec<f32>) -> Result<()> {
     let (head, vocab) = (&c.bundle.plan().head, c.bundle.plan().vocab as usize);
-    let Space { x, input, last, logits, .. } = space;
+    let Space { streams, input, last, logits, .. } = space;
+    let x = &streams[0];
     last.reset(count, x.width);
     for (x, last) in x.data.chunks(x.rows).zip(last.data.chunks_mut(count)) {
         last.copy_from_slice(&x[x.len() - count..]);
     }
     let weights = c.linear(&head.output)?;
-    normalise(c, Some(Gain::of(c, &head.norm)?), last, input, Forms::for_codec(weights.matrix.layout().codec));
+    normalise(c, Some(Gain::of(c, &head.norm)?), last, input, Forms::for_codec(weights.codec()));
     logits.reset(count, vocab);
     expand(c, &[Job::linear(weights, input.view(0, groups_of(x.width), count))], BatchMut::floats(&mut logits.data));
     let start = out.len();

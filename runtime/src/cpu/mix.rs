@@ -13,13 +13,15 @@ use crate::plan::AttentionKind;
 /// Queries of a tile: as many as the widest kernels take at once.
 pub(super) const TILE: usize = 16;
 
-/// Up to [`TILE`] queries, their weights and results.
+/// Up to [`TILE`] queries of one head, their weights and results.
 #[derive(Debug, Default)]
 pub(super) struct Tile {
     /// Positions that each query sees; never empty.
     pub(super) seen: Vec<Range<usize>>,
     /// `[groups of the head][queries]`, multiplied by the scale of the scores.
     pub(super) queries: Vec<Group>,
+    /// Logits of each query's sink; empty where there are none.
+    pub(super) sinks: Vec<f32>,
     /// Scores, then weights: `[blocks][queries][32 tokens]`.
     weights: Vec<Group>,
     /// Mixed values: `[groups of the head][queries]`.
@@ -73,7 +75,8 @@ impl Tile {
                 hide(weights, seen, block, f32::MIN);
                 top.iter_mut().zip(weights).for_each(|(t, w)| *t = if *w > *t { *w } else { *t });
             }
-            let top = top.into_iter().fold(f32::MIN, f32::max);
+            let sink = self.sinks.get(q);
+            let top = top.into_iter().fold(sink.copied().unwrap_or(f32::MIN), f32::max);
             let mut sums = [0f32; GROUP];
             let rows = self.weights.iter_mut().skip(q).step_by(n);
             for (weights, block) in rows.zip(blocks.clone()) {
@@ -82,6 +85,11 @@ impl Tile {
                 sums.iter_mut().zip(weights).for_each(|(s, w)| *s += *w);
             }
             *total = sums.into_iter().sum();
+            if let Some(&sink) = sink {
+                let mut share = [sink; GROUP];
+                kernels.exp(&mut share, top);
+                *total += share[0];
+            }
         }
         for (i, block) in blocks.enumerate() {
             self.gather(kernels, head, block, i * n);

@@ -1,11 +1,14 @@
 //! Plans on the CPU: a plain [`reference`](mod@reference) that defines every operation, and [`CpuModel`], which is fast.
 
+mod ahead;
 mod alone;
 mod attention;
 mod batch;
 mod best;
 mod cache;
+mod choice;
 mod context;
+mod convolution;
 mod experts;
 mod ffn;
 mod forward;
@@ -21,6 +24,7 @@ mod report;
 mod router;
 mod routes;
 mod share;
+mod state;
 
 pub(crate) use alone::Experts;
 pub use model::{CpuModel, CpuPaging};

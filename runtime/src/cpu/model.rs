@@ -4,19 +4,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::best::best;
-use super::cache::Head;
 use super::context::Context;
 use super::forward::{Space, forward, head};
 use super::heads::Turns;
 use super::kernels::{Kernels, available};
 use super::pool::{Pool, default_threads};
 use super::report;
+use super::state::Cache;
 use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
-use crate::plan::{State, Work};
 use crate::reading::{Host, HostOptions};
 
 /// Most tokens of one batch.
@@ -192,8 +191,8 @@ impl Drop for CpuRun {
 struct CpuRun {
     shared: Arc<Shared>,
     options: RunOptions,
-    /// For each state, its key/value heads.
-    caches: Vec<Vec<Head>>,
+    /// One for each state.
+    caches: Vec<Cache>,
     position: usize,
     /// Bytes of caches that count against the budget.
     charged: u64,
@@ -210,40 +209,23 @@ impl Run for CpuRun {
     }
 
     fn reset(&mut self) {
-        let Shared { bundle, cache, most: chunk, .. } = &*self.shared;
-        let plan = bundle.plan();
-        let window = |state: usize| {
-            let of_step = plan.steps.iter().find_map(|s| match &s.work {
-                Work::Attention(a) if a.state as usize == state => a.window,
-                _ => None,
-            });
-            let of_run = self.options.slide.then_some(self.options.context);
-            of_step.map(|w| w as usize).into_iter().chain(of_run).min()
-        };
-        let heads = |(i, s): (usize, &State)| {
-            // A batch must not overwrite rows that its own first tokens see, nor a failed one rows that the next one sees.
-            let keep = window(i).map(|w| w.saturating_add(*chunk));
-            (0..s.kv_heads).map(|_| Head::new(*cache, s.head_dim as usize, keep)).collect()
-        };
+        let Shared { bundle, cache, most, .. } = &*self.shared;
         // More room never fails.
         let _ = self.shared.charge(std::mem::take(&mut self.charged), 0);
-        self.caches = plan.states.iter().enumerate().map(heads).collect();
+        self.caches = Cache::all(bundle.plan(), *cache, self.options, *most);
         self.position = 0;
     }
 
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
         let start = self.position;
         let recorded = self.passes.as_ref().map_or(0, Vec::len);
+        self.caches.iter_mut().for_each(Cache::begin);
         let result = self.batches(tokens, want);
         if result.is_err() {
             self.passes.iter_mut().for_each(|p| p.truncate(recorded));
-            // What went into the caches may not be finite. (A cache that slides has lost its oldest rows if an earlier batch of this call
-            // succeeded; damaged weights do not let any conversation go on for long.)
             let end = (start + tokens.len()).min(self.position + self.shared.most);
             self.position = start;
-            for head in self.caches.iter_mut().flatten() {
-                head.erase(start..end);
-            }
+            self.caches.iter_mut().for_each(|cache| cache.undo(start..end));
         }
         result
     }
@@ -264,10 +246,17 @@ impl CpuRun {
         let plan = shared.bundle.plan();
         if shared.host.is_some() {
             let end = self.position + tokens.len();
-            let bytes = self.caches.iter().flatten().map(|h| h.bytes(end)).sum::<usize>() as u64;
+            let bytes = self.caches.iter().map(|cache| cache.bytes(end)).sum::<usize>() as u64;
             shared.charge(self.charged, bytes.max(self.charged))?;
             self.charged = bytes.max(self.charged);
         }
+        let charged = AtomicU64::new(self.charged);
+        let grow = |bytes: u64| {
+            let before = charged.load(Ordering::Relaxed);
+            shared.charge(before, before + bytes)?;
+            charged.store(before + bytes, Ordering::Relaxed);
+            Ok(())
+        };
         let mut logits = Vec::new();
         let chunk = shared.chunk.load(Ordering::Relaxed);
         if chunk < self.chunk {
@@ -281,7 +270,7 @@ impl CpuRun {
             if let Some(mut host) = shared.host() {
                 host.begin_pass();
             }
-            let turns = plan.rotations.iter().map(|r| Turns::new(r, self.position, tokens.len())).collect();
+            let turns = plan.rotations.iter().map(|r| Turns::new(r, self.options.context, self.position, tokens.len())).collect();
             let c = Context {
                 bundle: &shared.bundle,
                 kernels: shared.kernels,
@@ -290,9 +279,12 @@ impl CpuRun {
                 position: self.position,
                 turns,
                 host: shared.host.as_ref(),
+                grow: &grow,
             };
             let mut pass = self.passes.is_some().then(Pass::default);
-            forward(&c, tokens, &mut self.caches, &mut self.space, pass.as_mut())?;
+            let result = forward(&c, tokens, &mut self.caches, &mut self.space, pass.as_mut());
+            self.charged = charged.load(Ordering::Relaxed);
+            result?;
             self.passes.iter_mut().for_each(|p| p.extend(pass.take()));
             match want {
                 Want::All => head(&c, tokens.len(), &mut self.space, &mut logits)?,

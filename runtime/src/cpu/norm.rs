@@ -91,6 +91,36 @@ pub(super) fn normalise(c: &Context<'_>, gain: Option<Gain<'_>>, x: &Slab, out: 
     });
 }
 
+/// Fills `out` with the rows of some jobs one after the other, each `[groups][rows of the job]`, thirty-two features at a time: `read` is
+/// given job, row, the first feature and where at most thirty-two of the job's `width` features belong.
+pub(super) fn fill(
+    c: &Context<'_>,
+    rows: &[usize],
+    width: usize,
+    (out, forms): (&mut Batch, Forms),
+    read: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
+) {
+    let groups = groups_of(width);
+    let all: usize = rows.iter().sum();
+    out.reset(groups * all, forms);
+    let sizes: Vec<Size> = rows.iter().map(|&rows| Size { units: groups, rows, cost: rows }).collect();
+    let parts = share::parts(c.team.threads(), groups * all);
+    c.team.each(share::spans(&sizes, parts, out.as_mut()), |list| {
+        let mut y = Vec::new();
+        for mut span in list {
+            y.resize(rows[span.job], [0.0; GROUP]);
+            for (i, g) in span.units.enumerate() {
+                let from = g * GROUP;
+                for (row, y) in y.iter_mut().enumerate() {
+                    *y = [0.0; GROUP];
+                    read(span.job, row, from, &mut y[..(width - from).min(GROUP)]);
+                }
+                span.out.put(c.kernels, i * y.len(), &y);
+            }
+        }
+    });
+}
+
 /// Copies some rows of `x`: `[groups][rows.len()]`, each group of 32 as it is.
 pub(super) fn gather(x: &View<'_>, groups: usize, rows: &[u32], out: &mut BatchMut<'_>) {
     for g in 0..groups {

@@ -14,7 +14,7 @@ const BLOCK: usize = 128;
 /// Results that a thread of [`join`] keeps before it adds them up, in groups of 128 bytes.
 const PENDING: usize = 8192;
 
-/// `act(weights · x) ⊙ (times · x)`; the identity without an activation.
+/// `act(weights · x) ⊙ (times · x)`; the identity without an activation. [`Activation::Clamped`] has its say in `times` too.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Job<'a> {
     pub(super) weights: Weights<'a>,
@@ -43,7 +43,8 @@ fn cost(w: &Weights<'_>, rows: usize) -> usize {
 /// `y = w · x` for rows `first..first + y.len()` of `x` and unit `u` of the matrix.
 fn unit(c: &Context<'_>, w: &Weights<'_>, u: usize, x: &View<'_>, first: usize, y: &mut [Group]) {
     let values = x.values(w.matrix.layout().codec);
-    c.kernels.product(&Rows::of(w.matrix, u), values, x.rows, first, y, false);
+    let panel = w.panels.0 + 2 * u;
+    c.kernels.product(&Rows::of(w.matrix, panel, w.panels.1), values, x.rows, first, y, false);
     add_bias(y, w.bias, u * GROUP);
 }
 
@@ -70,6 +71,9 @@ pub(super) fn expand(c: &Context<'_>, jobs: &[Job<'_>], out: BatchMut<'_>) {
                     }
                     if let Some(times) = &job.times {
                         unit(c, times, u, &job.x, first, &mut z[..n]);
+                        if let Some(Activation::Clamped { limit, .. }) = job.activation {
+                            z[..n].as_flattened_mut().iter_mut().for_each(|z| *z = z.clamp(-limit, limit) + 1.0);
+                        }
                         y.as_flattened_mut().iter_mut().zip(z.as_flattened()).for_each(|(y, z)| *y *= z);
                     }
                     span.out.put(c.kernels, i * rows + first, y);
@@ -122,6 +126,9 @@ impl Join<'_> {
     /// Multiplies and adds in one region. `parts` are all runs of the worklist.
     pub(super) fn all(&self, c: &Context<'_>, parts: &[Part<'_>], x: &mut Slab) {
         let (tokens, rows) = (x.rows, self.work.rows());
+        if rows == 0 {
+            return self.sum(c, &[], x);
+        }
         let cost = x.data.len() / tokens * parts.iter().map(|p| cost(&p.weights, p.y.rows)).sum::<usize>();
         let threads = share::parts(c.team.threads(), cost).min(x.data.len() / tokens);
         c.team.each(share::split(&mut x.data, tokens, threads), |(units, x)| {
@@ -141,7 +148,10 @@ impl Join<'_> {
     /// Multiplies some parts into `pending`, `[units][rows of the worklist]`, to be [added](Self::sum) when all are there.
     pub(super) fn some(&self, c: &Context<'_>, parts: &[Part<'_>], pending: &mut [Group]) {
         let rows = self.work.rows();
-        let units = pending.len() / rows;
+        let units = pending.len() / rows.max(1);
+        if parts.is_empty() {
+            return;
+        }
         let cost = units * parts.iter().map(|p| cost(&p.weights, p.y.rows)).sum::<usize>();
         let threads = share::parts(c.team.threads(), cost).min(units);
         c.team.each(share::split(pending, rows, threads), |(units, pending)| multiply(c, parts, units.start, rows, pending));

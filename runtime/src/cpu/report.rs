@@ -4,12 +4,20 @@ use super::cache::Head;
 use crate::bundle::Bundle;
 use crate::codec::Codec;
 use crate::model::Report;
-use crate::plan::{Plan, Step, Work};
+use crate::plan::{Plan, Routed, Step, Work};
 
 /// See [`Model::report`](crate::model::Model::report).
 pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Codec) -> Report {
     let plan = bundle.plan();
-    let rows = plan.states.iter().map(|s| s.kv_heads as usize * Head::bytes_per_token(cache, s.head_dim as usize));
+    let rows = plan.steps.iter().map(|s| match &s.work {
+        Work::Attention(a) => {
+            let state = &plan.states[a.state as usize];
+            let routes = s.routed.as_ref().filter(|_| state.grouped).map_or(1, |r| routes(plan, r));
+            routes * state.kv_heads as usize * Head::bytes_per_token(cache, state.head_dim as usize)
+        }
+        // A convolution keeps as many rows as it has taps, however long the conversation.
+        Work::Convolution(_) | Work::Ffn(_) | Work::Identity => 0,
+    });
     Report {
         device: device(kernels, threads),
         kind: "cpu",
@@ -20,6 +28,11 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
         dispatches_per_step: Vec::new(),
         paging: None,
     }
+}
+
+/// Experts that one token may use.
+fn routes(plan: &Plan, r: &Routed) -> usize {
+    r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts()) as usize
 }
 
 /// Processor, instruction set and threads in words.
@@ -36,16 +49,20 @@ fn processor() -> String {
 
 /// Bytes that one token of a batch needs while it passes through the plan, roughly: streams, and the widest step.
 pub(super) fn working_bytes_per_token(plan: &Plan) -> usize {
-    let width = plan.width as usize;
     let step = |s: &Step| {
-        let pool = s.routed.as_ref().map(|r| (&plan.pools[r.pool as usize], r.router.select.rule));
-        let routes = pool.map_or(1, |(p, rule)| rule.max_routes(p.experts()) as usize);
+        let width = plan.stream_width(s.from).unwrap_or(0) as usize;
+        let routes = s.routed.as_ref().map_or(1, |r| routes(plan, r));
         let inner: usize = match &s.work {
             Work::Attention(a) => 3 * (a.heads * a.head_dim) as usize,
-            Work::Convolution(_) | Work::Identity => 0,
-            Work::Ffn(_) => pool.map_or(0, |(p, _)| p.expert.matrices(plan.width).iter().map(|m| m.1.min(m.2) as usize).sum()),
+            Work::Convolution(_) => 3 * width,
+            Work::Identity => 0,
+            Work::Ffn(_) => {
+                let pool = s.routed.as_ref().map(|r| &plan.pools[r.pool as usize]);
+                pool.map_or(0, |p| p.expert.matrices(plan.width).iter().map(|m| m.1.min(m.2) as usize).sum())
+            }
         };
         routes * (width + inner) * 2
     };
-    4 * (4 * width + plan.steps.iter().map(step).max().unwrap_or(0))
+    let carried: u32 = plan.streams.iter().map(|s| s.width).chain(plan.memories.iter().copied()).sum();
+    4 * (4 * plan.width as usize + carried as usize + plan.steps.iter().map(step).max().unwrap_or(0))
 }

@@ -31,16 +31,24 @@ pub(super) struct Worklist {
     /// Token of each row.
     pub(super) tokens: Vec<u32>,
     /// For each token in turn, its rows and weights in the order of its routes.
-    pub(super) routes: Vec<(u32, f32)>,
+    routes: Vec<(u32, f32)>,
     /// Where each token's routes begin, and the end.
     starts: Vec<usize>,
 }
 
-/// The routes of a batch of tokens, in the order of selection.
+/// One expert that a token uses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Route {
+    pub(super) expert: u32,
+    /// Where its matrices are; experts may share one.
+    pub(super) record: u32,
+    pub(super) weight: f32,
+}
+
+/// The routes of a batch of tokens, in the order of selection, without experts that compute nothing.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
-    /// Record and weight.
-    pub(super) list: Vec<(u32, f32)>,
+    pub(super) list: Vec<Route>,
     /// Where each token's routes end.
     pub(super) ends: Vec<usize>,
 }
@@ -53,7 +61,7 @@ impl Routes {
 
     /// The records that are used, each once, ascending.
     pub(super) fn records(&self) -> Vec<u32> {
-        self.list.iter().map(|&(record, _)| record).collect::<BTreeSet<u32>>().into_iter().collect()
+        self.list.iter().map(|r| r.record).collect::<BTreeSet<u32>>().into_iter().collect()
     }
 }
 
@@ -72,7 +80,7 @@ impl Worklist {
             (start..end).map(move |_| t as u32)
         });
         let mut order: Vec<(u32, u32, u32)> =
-            routes.list.iter().zip(token_of).enumerate().map(|(i, (&(record, _), t))| (record, i as u32, t)).collect();
+            routes.list.iter().zip(token_of).enumerate().map(|(i, (r, t))| (r.record, i as u32, t)).collect();
         order.sort_unstable();
         let mut row_of = vec![0; order.len()];
         for (row, &(record, i, token)) in order.iter().enumerate() {
@@ -83,7 +91,7 @@ impl Worklist {
                 _ => w.runs.push(Run { source: Source::Record(record), rows: row..row + 1 }),
             }
         }
-        let mut routed = row_of.iter().zip(&routes.list).map(|(&row, &(_, weight))| (row, weight));
+        let mut routed = row_of.iter().zip(&routes.list).map(|(&row, r)| (row, r.weight));
         let mut seen = 0;
         for (t, &end) in routes.ends.iter().enumerate() {
             w.routes.extend(routed.by_ref().take(end - seen));
@@ -123,9 +131,9 @@ impl Worklist {
         self.routes[self.starts[t]..self.starts[t + 1]].iter().map(|&(row, weight)| (row as usize, weight))
     }
 
-    /// Token of each entry of `routes`.
-    pub(super) fn route_tokens(&self) -> impl Iterator<Item = usize> {
-        self.starts.windows(2).enumerate().flat_map(|(t, w)| (w[0]..w[1]).map(move |_| t))
+    /// Row and token of every route, in the order of tokens.
+    pub(super) fn of_routes(&self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.starts.len() - 1).flat_map(|t| self.of_token(t).map(move |(row, _)| (row, t)))
     }
 
     /// Whether a run consists of every token once, in order.

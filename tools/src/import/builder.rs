@@ -44,9 +44,9 @@ impl<'a> Builder<'a> {
         self.tensors.contains_key(tensor)
     }
 
-    /// Length of the first axis of the checkpoint's tensor of that name.
-    pub(super) fn rows(&self, tensor: &str) -> Option<u32> {
-        self.tensors.get(tensor).and_then(|t| t.shape.first()).and_then(|&n| u32::try_from(n).ok())
+    /// Length of the last axis of the checkpoint's tensor of that name.
+    pub(super) fn columns(&self, tensor: &str) -> Option<u32> {
+        self.tensors.get(tensor).and_then(|t| t.shape.last()).and_then(|&n| u32::try_from(n).ok())
     }
 
     /// Whether both names lead to the same values.

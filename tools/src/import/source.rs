@@ -83,6 +83,22 @@ impl Source {
         }
     }
 
+    /// A few of the values, quick to read, by which most matrices with `cols` columns can be told apart.
+    pub(crate) fn sample(&self, checkpoint: &Checkpoint, cols: usize) -> Result<Vec<f32>> {
+        // What is stored the other way round has its neighbours in a column.
+        let (source, cols) = match self {
+            Source::Slice(slice) => {
+                let stored = slice.as_stored();
+                let cols = stored.shape(checkpoint)?.1;
+                (&Source::Slice(stored), cols)
+            }
+            other => (other, cols),
+        };
+        let mut values = vec![0.0; cols];
+        source.read(checkpoint, 0..1, cols, &mut values)?;
+        Ok(values)
+    }
+
     /// Reads rows `rows` of a matrix with `cols` columns (a vector has one row) to `out`, row-major.
     pub(crate) fn read(&self, checkpoint: &Checkpoint, rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
         match self {
@@ -212,5 +228,89 @@ fn finite(values: &[f32], of: &Slice) -> Result<()> {
     match values.iter().find(|v| !v.is_finite()) {
         None => Ok(()),
         Some(v) => Err(Failure::new(format!("a product with tensor {:?} is {v}; the checkpoint is damaged", of.tensor))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    /// A checkpoint with the tensors `a` `[4, 3]` = 0..12, `b` `[3, 2]` = 0..6 and `v` `[3]` = 1, 10, 100.
+    fn checkpoint() -> Checkpoint {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |n: u8| (0..n).flat_map(|i| f32::from(i).to_le_bytes()).collect::<Vec<u8>>();
+        let v: Vec<u8> = [1f32, 10.0, 100.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let (a, b) = (bytes(12), bytes(6));
+        let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap();
+        let tensors = [("a", view(&[4, 3], &a)), ("b", view(&[3, 2], &b)), ("v", view(&[3], &v))];
+        safetensors::serialize_to_file(tensors, None, &folder.path().join("model.safetensors")).unwrap();
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        Checkpoint::open(folder.path()).unwrap()
+    }
+
+    /// The whole matrix, having checked that every range of its rows is the same read alone.
+    fn matrix(source: &Source, rows: usize, cols: usize) -> Vec<f32> {
+        let checkpoint = checkpoint();
+        let read = |range: Range<usize>| {
+            let mut out = vec![f32::NAN; range.len() * cols];
+            source.read(&checkpoint, range, cols, &mut out).unwrap();
+            out
+        };
+        let whole = read(0..rows);
+        for start in 0..rows {
+            for end in start + 1..=rows {
+                assert_eq!(read(start..end), whole[start * cols..end * cols], "rows {start}..{end} of {source:?}");
+            }
+        }
+        whole
+    }
+
+    fn slice(tensor: &str) -> Slice {
+        Slice::of(tensor)
+    }
+
+    #[test]
+    fn stacks_take_rows_from_anywhere() {
+        let parts =
+            vec![(2, slice("a").rows_by(1..4, 2).into()), (1, Source::Constant(7.0)), (0, Source::Constant(1.0)), (1, slice("v").into())];
+        assert_eq!(matrix(&Source::Stack(parts), 4, 3), [3.0, 4.0, 5.0, 9.0, 10.0, 11.0, 7.0, 7.0, 7.0, 1.0, 10.0, 100.0]);
+        let parts = vec![(1, Source::Constant(2.0)), (2, slice("v").columns(1..3).into()), (2, slice("v").columns_by(0..3, 2).into())];
+        assert_eq!(matrix(&Source::Chain(parts), 1, 5), [2.0, 10.0, 100.0, 1.0, 100.0]);
+    }
+
+    #[test]
+    fn columns_are_chosen_before_a_matrix_is_turned() {
+        let turned = Source::Slice(slice("a").columns(1..3).rows(0..2).transposed());
+        assert_eq!(matrix(&turned, 2, 2), [1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(matrix(&Source::Scaled(Box::new(turned), -0.5), 2, 2), [-0.5, -2.0, -1.0, -2.5]);
+    }
+
+    #[test]
+    fn a_norm_folds_into_the_layer_behind_it() {
+        let columns = Source::Columns { of: slice("b").transposed(), gain: slice("v") };
+        assert_eq!(matrix(&columns, 2, 3), [0.0, 20.0, 400.0, 1.0, 30.0, 500.0]);
+        let image = |plus| Source::Image { matrix: slice("b").transposed(), of: slice("v"), plus };
+        assert_eq!(matrix(&image(None), 1, 2), [420.0, 531.0]);
+        assert_eq!(matrix(&image(Some(slice("v").columns(1..3))), 1, 2), [430.0, 631.0]);
+    }
+
+    #[test]
+    fn products_are_of_matrices() {
+        let product = Source::Product { left: slice("a"), right: slice("b") };
+        assert_eq!(matrix(&product, 4, 2), [10.0, 13.0, 28.0, 40.0, 46.0, 67.0, 64.0, 94.0]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error() {
+        let mut out = [0.0; 3];
+        for absent in [slice("a").rows(3..5), slice("a").columns(2..4), slice("c")] {
+            let failure = Source::Slice(absent).read(&checkpoint(), 0..1, 3, &mut out).expect_err("refused");
+            assert!(failure.to_string().contains("no such part"), "{failure}");
+        }
     }
 }

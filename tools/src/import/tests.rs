@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hotset::plan::{Score, Work};
+use hotset::plan::{Feature, Score, Work};
 use serde_json::{Map, Value, json};
 
 use super::{Import, Shape, import, rope};
@@ -123,8 +123,13 @@ fn nothing_is_left_over() {
 fn every_tensor_is_checked() {
     for case in cases() {
         let (config, tensors) = open(&case);
-        let constant = |n: &str| n.ends_with(".attn.mask") || n.ends_with(".attn.cum_weight");
-        for name in tensors.keys().filter(|n| !constant(n)) {
+        let constant = |n: &str| [".attn.mask", ".attn.cum_weight", ".inv_freq"].iter().any(|end| n.ends_with(end));
+        // Layers that only guess further tokens are left out.
+        let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        let beyond = |n: &str| {
+            n.split('.').nth(2).and_then(|i| i.parse::<u64>().ok()).is_some_and(|i| n.starts_with("model.layers.") && i >= layers)
+        };
+        for name in tensors.keys().filter(|n| !constant(n) && !beyond(n)) {
             let tied_copy = name == "lm_head.weight" && config.get("tie_word_embeddings") == Some(&json!(true));
             let mut missing = tensors.clone();
             missing.remove(name);
@@ -155,6 +160,24 @@ fn unsupported_options_are_named() {
         ("mixtral", "frobnicate", json!(false), "frobnicate"),
         ("mixtral", "rope_parameters", json!({ "rope_type": "linear" }), "factor"),
         ("olmoe", "clip_qkv", json!(-1.0), "clip_qkv"),
+        ("deepseek_v2", "topk_method", json!("noaux_tc"), "noaux_tc"),
+        ("deepseek_v2", "scoring_func", json!("sigmoid"), "sigmoid"),
+        ("deepseek_v3", "scoring_func", json!("softmax"), "softmax"),
+        ("deepseek_v3", "index_topk", json!(2048), "index_topk"),
+        ("glm4_moe", "partial_rotary_factor", json!("half"), "partial_rotary_factor"),
+        ("glm4_moe_old", "partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
+        ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"]), "chunked_attention"),
+        ("gpt_oss", "hidden_act", json!("gelu"), "gelu"),
+        ("gpt_oss", "experts_per_token", json!(1), "experts_per_token"),
+        ("lfm2_moe", "layer_types", json!(["mamba", "full_attention"]), "mamba"),
+        ("phimoe", "num_experts_per_tok", json!(1), "num_experts_per_tok"),
+        (
+            "phimoe_longrope_long",
+            "rope_scaling",
+            json!({ "type": "longrope", "short_factor": [1, 1], "long_factor": [1, 1] }),
+            "short_factor",
+        ),
+        ("ernie4_5_moe", "moe_layer_end_index", json!(-2), "moe_layer_end_index"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "sliding_attention"]), "use_sliding_window"),
         ("granitemoe", "logits_scaling", json!(0.0), "logits_scaling"),
@@ -164,6 +187,36 @@ fn unsupported_options_are_named() {
         ("moduleformer", "universal", json!(true), "universal"),
         ("moduleformer", "pre_norm", json!(false), "pre_norm"),
         ("moduleformer", "activation_function", json!("mish"), "mish"),
+        ("mom_gru_k1", "router_type", json!("random_gru_softmax"), "random"),
+        ("mom_gru_k1", "router_type", json!("linear"), "linear"),
+        ("mom_gru_k1", "router_softmax_temperature", json!(0.0), "router_softmax_temperature"),
+        ("mom_gru_k2", "use_ste", json!(true), "use_ste"),
+        ("mom_naive_k1", "num_attn", json!(6), "num_attn is 6"),
+        ("mom_naive_k1", "n_head", json!(5), "n_embd 32"),
+        ("llama_moe_v2", "moe_type", json!("megablocks"), "megablocks"),
+        ("llama_moe_v2_attn", "attn_experts", json!(1), "attn_experts = 1"),
+        ("llama_moe_v2_attn", "attn_experts", json!(6), "attn_experts = 6"),
+        ("llama_moe_v2_attn", "scale_factor_attn", json!(null), "scale_factor_attn"),
+        ("dynamic_moe", "top_p_threshold", json!(-0.5), "top_p_threshold"),
+        ("rmoe_gru", "moe_num_layers", json!(2), "moe_num_layers is 2"),
+        ("coe_igate", "first_k_dense_replace", json!(1), "first_k_dense_replace"),
+        ("coe_igate", "moe_layer_freq", json!(2), "moe_layer_freq"),
+        ("coe_igate", "topk_method", json!("gready"), "gready"),
+        ("coe_igate", "scoring_func", json!("sigmoid"), "sigmoid"),
+        ("coe_igate", "outer_residual", json!(null), "outer_residual"),
+        ("coe_igate", "rope_scaling", json!({ "type": "yarn", "factor": 2.0, "mscale": 0.7 }), "mscale"),
+        ("blockffn", "ffn_type", json!("glu"), "glu"),
+        ("blockffn", "attention_type", json!("linear"), "linear"),
+        ("blockffn", "router_act", json!("sigmoid"), "sigmoid"),
+        ("blockffn", "block_implementation", json!("fastmoe"), "fastmoe"),
+        ("blockffn_sum_linear", "norm_scale", json!(0.0), "norm_scale"),
+        ("blockffn_topk_shared", "moe_routing_strategy", json!("topp"), "topp"),
+        ("blockffn_topk_shared", "moe_routing_strategy", json!("hash"), "hash"),
+        ("blockffn_topk_shared", "num_shared_experts", json!(5), "num_shared_experts"),
+        ("readme", "embedding_dim", json!(8), "embedding_dim"),
+        ("readme", "n_head", json!(3), "inter_dim 16"),
+        ("readme", "normalizer", json!(0), "normalizer"),
+        ("readme", "add_cluster_predictor", json!(false), "add_cluster_predictor"),
     ] {
         let message = refusal(case, key, value);
         assert!(message.contains(named), "{case}: {message}");
@@ -171,6 +224,77 @@ fn unsupported_options_are_named() {
     let (mut config, tensors) = open("mixtral");
     config.remove("model_type");
     assert!(import(&config, &tensors).expect_err("refused").to_string().contains("qwen3_moe"));
+}
+
+/// Keys that published configurations have, beside those that decide something.
+#[test]
+fn published_keys_are_known() {
+    for (case, keys) in [
+        (
+            "mixtral",
+            json!({ "_name_or_path": "x", "torch_dtype": "bfloat16", "use_cache": true, "hidden_dropout": 0.0, "eos_token_id": [1, 2] }),
+        ),
+        ("deepseek_v2", json!({ "aux_loss_alpha": 0.001, "seq_aux": true, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "softmax" })),
+        ("deepseek_v3", json!({ "topk_method": "noaux_tc", "scoring_func": "sigmoid", "auto_map": {}, "pretraining_tp": 1 })),
+        ("gpt_oss", json!({ "initial_context_length": 4096, "experts_per_token": 2, "transformers_version": "4.55.0" })),
+        ("phimoe", json!({ "input_jitter_noise": 0.01, "original_max_position_embeddings": 64, "hidden_dropout": 0.0 })),
+        (
+            "ernie4_5_moe",
+            json!({ "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": true, "num_nextn_predict_layers": 1 }),
+        ),
+        ("qwen2_moe", json!({ "max_window_layers": 21, "sliding_window": 32768 })),
+    ] {
+        let (mut config, tensors) = open(case);
+        config.extend(keys.as_object().unwrap().clone());
+        let imported = import(&config, &tensors);
+        assert!(imported.is_ok(), "{case}: {:?}", imported.err());
+    }
+}
+
+/// How long conversations may become follows from the configuration.
+#[test]
+fn contexts() {
+    for (case, context) in [("mixtral", 128), ("mixtral_dynamic_long", 48), ("qwen3_moe_longrope_long", 128), ("deepseek_v3_yarn_old", 128)]
+    {
+        let (config, tensors) = open(case);
+        assert_eq!(import(&config, &tensors).unwrap().1.plan.context, Some(context), "{case}");
+    }
+}
+
+/// Families that share a `model_type` are told apart, and what one of them ignores is ignored.
+#[test]
+fn namesakes() {
+    for (case, family) in [("mixtral", "mixtral"), ("llama_moe_v2", "llama_moe_v2"), ("dynamic_moe", "dynamic_moe"), ("readme", "readme")] {
+        let (config, tensors) = open(case);
+        assert_eq!(import(&config, &tensors).unwrap().0, family);
+    }
+    let theta = with("dynamic_moe_one", "rope_theta", json!(7.0)).unwrap();
+    assert_eq!(theta, with("dynamic_moe_one", "rope_theta", json!(10_000.0)).unwrap());
+}
+
+/// Routers that look at a stream which no layer writes know their experts before the first layer.
+#[test]
+fn choices_that_are_known_ahead() {
+    let (config, tensors) = open("readme");
+    let plan = import(&config, &tensors).unwrap().1.plan;
+    let routed: Vec<usize> = (0..plan.steps.len()).filter(|&i| plan.steps[i].routed.is_some()).collect();
+    let last_write = plan.steps.iter().rposition(|s| s.to == 1).unwrap();
+    assert!(routed.len() == 2 && last_write < routed[0], "{routed:?} {last_write}");
+    let feature = |&i: &usize| plan.steps[i].routed.as_ref().unwrap().router.feature;
+    assert!(routed.iter().map(feature).all(|f| f == Feature::Stream(1)));
+}
+
+/// Modules that several steps share are stored once, with a cache for each step; a router's classes beyond them skip.
+#[test]
+fn pools_are_shared_by_steps() {
+    let (config, tensors) = open("mom_gru_k2");
+    let plan = import(&config, &tensors).unwrap().1.plan;
+    assert_eq!(plan.pools.len(), 2);
+    assert_eq!(plan.pools[0].alias, Some(vec![Some(0), Some(1), Some(2), Some(3), None]));
+    // A bottom, an anchor and a top layer, and four steps of the pools.
+    assert_eq!((plan.states.len(), plan.memories.len()), (7, 2));
+    let of_pool = |pool: u32| plan.steps.iter().filter(move |s| s.routed.as_ref().is_some_and(|r| r.pool == pool)).count();
+    assert_eq!((of_pool(0), of_pool(1)), (4, 4));
 }
 
 /// A tied model that carries a copy of its table uses the table once; a copy that differs counts.

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::Lanes;
+use super::lanes::{DOUBLED, LEAST_POWER, Lanes};
 use super::{Block, Group, Rows, Values, kernels, math, tile};
 use crate::plan::Activation;
 
@@ -69,6 +69,13 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn powers(p: *const u8) -> [__m256; 2] {
+        let least = _mm256_set1_epi32(LEAST_POWER.cast_signed());
+        let power = |s| _mm256_castsi256_ps(_mm256_max_epu32(_mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(s)), least));
+        [power(_mm_loadl_epi64(p.cast())), power(_mm_loadl_epi64(p.add(8).cast()))]
+    }
+
+    #[inline(always)]
     unsafe fn halves(w: [__m256i; 2]) -> [[__m256; 2]; 2] {
         let low = [
             narrow(_mm256_blend_epi16::<0xaa>(w[0], _mm256_setzero_si256())),
@@ -114,6 +121,14 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn bytes(w: [__m256i; 2]) -> [__m256i; 2] {
         w
+    }
+
+    #[inline(always)]
+    unsafe fn doubled(w: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(DOUBLED.as_ptr().cast()));
+        let [low, high] = Self::nibbles(w);
+        let look_up = |w: [__m256i; 2]| [_mm256_shuffle_epi8(table, w[0]), _mm256_shuffle_epi8(table, w[1])];
+        [look_up(low), look_up(high)]
     }
 
     #[inline(always)]

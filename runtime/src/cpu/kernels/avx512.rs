@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lanes::Lanes;
+use super::lanes::{DOUBLED, LEAST_POWER, Lanes};
 use super::{Block, Group, Rows, Values, kernels, math, tile};
 use crate::plan::Activation;
 
@@ -71,6 +71,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn powers(p: *const u8) -> __m512 {
+        let bits = _mm512_slli_epi32::<23>(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())));
+        _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(LEAST_POWER.cast_signed())))
+    }
+
+    #[inline(always)]
     unsafe fn halves(w: __m512i) -> [__m512; 2] {
         [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(w)), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(w)))]
     }
@@ -106,6 +112,13 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn bytes(w: __m512i) -> __m512i {
         _mm512_xor_si512(w, _mm512_set1_epi8(-128))
+    }
+
+    #[inline(always)]
+    unsafe fn doubled(w: __m512i) -> [__m512i; 2] {
+        // The table with its 128 already added.
+        let table = Self::bytes(_mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED.as_ptr().cast())));
+        Self::nibbles(w).map(|w| _mm512_shuffle_epi8(table, w))
     }
 
     #[inline(always)]

@@ -1,5 +1,10 @@
 //! What an instruction set must offer: sixteen lanes, one for each row of a panel.
 
+/// Twice the value of each mxfp4 nibble, which is whole.
+pub(super) const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+/// Exponent bits of `2^-127`, the least scale of mxfp4.
+pub(super) const LEAST_POWER: u32 = 0x0040_0000;
+
 /// Operations on sixteen lanes.
 ///
 /// # Safety
@@ -30,6 +35,9 @@ pub(super) trait Lanes {
     unsafe fn prefetch(p: *const u8);
     /// Reads sixteen f16, 32 bytes.
     unsafe fn scales(p: *const u8) -> Self::Float;
+    /// Reads sixteen bytes `s` that mean `2^(s - 127)`: the exponent of a float, whose least is that of a subnormal number. 255 gives
+    /// infinity.
+    unsafe fn powers(p: *const u8) -> Self::Float;
     /// The low and the high half of each word as f16.
     unsafe fn halves(w: Self::Word) -> [Self::Float; 2];
     /// The low and the high half of each word as bf16.
@@ -46,6 +54,8 @@ pub(super) trait Lanes {
 
     /// Brings a line of q8 into the form that `dot8` wants.
     unsafe fn bytes(w: Self::Word) -> Self::Word;
+    /// The same for the bytes that [`DOUBLED`] has for the low and for the high nibbles of a line of mxfp4.
+    unsafe fn doubled(w: Self::Word) -> [Self::Word; 2];
     /// An empty sum of a q8 group.
     unsafe fn start8(fold: i32) -> Self::Sum;
     /// Adds four products of signed bytes, those of `x` within ±127.

@@ -81,7 +81,10 @@ fn gelu_tanh(x: f32) -> f32 {
 pub(super) fn activate(activation: Activation, x: &mut [Group]) {
     let x = x.as_flattened_mut().iter_mut();
     match activation {
-        Activation::Clamped { .. } => unimplemented!("fast path"),
+        Activation::Clamped { alpha, limit } => x.for_each(|v| {
+            let g = if *v > limit { limit } else { *v };
+            *v = g * sigmoid(alpha * g);
+        }),
         Activation::Silu => x.for_each(|v| *v *= sigmoid(*v)),
         Activation::Gelu => x.for_each(|v| *v = gelu(*v)),
         Activation::GeluTanh => x.for_each(|v| *v = gelu_tanh(*v)),

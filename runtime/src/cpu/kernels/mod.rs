@@ -52,15 +52,14 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows `32 u ..` of `m`.
-    pub(super) fn of(m: Matrix<'a>, u: usize) -> Rows<'a> {
-        let layout = m.layout();
-        let second = 2 * u + 1 < layout.panels();
+    /// The rows of panel `p` of `m`, and of the next one where that is before `end`.
+    pub(super) fn of(m: Matrix<'a>, p: usize, end: usize) -> Rows<'a> {
+        let (layout, second) = (m.layout(), p + 1 < end);
         Rows {
             codec: layout.codec,
             groups: layout.groups(),
-            words: [m.words(2 * u), if second { m.words(2 * u + 1) } else { &[] }],
-            scales: [m.scales(2 * u), if second { m.scales(2 * u + 1) } else { &[] }],
+            words: [m.words(p), if second { m.words(p + 1) } else { &[] }],
+            scales: [m.scales(p), if second { m.scales(p + 1) } else { &[] }],
         }
     }
 
@@ -114,7 +113,7 @@ pub(super) trait Kernels: Send + Sync {
     /// `x = σ(x)`.
     fn sigmoid(&self, x: &mut Group);
 
-    /// `x = act(x)`.
+    /// `x = act(x)`; of [`Activation::Clamped`] the gate's part.
     fn activate(&self, activation: Activation, x: &mut [Group]);
 }
 

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::lanes::Lanes;
+use super::lanes::{DOUBLED, LEAST_POWER, Lanes};
 use super::{Block, Group, Rows, Values, kernels, math, tile};
 use crate::plan::Activation;
 
@@ -76,6 +76,14 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
     }
 
     #[inline(always)]
+    unsafe fn powers(p: *const u8) -> Self::Float {
+        let (s, least) = (vld1q_u8(p), vdupq_n_u32(LEAST_POWER));
+        let (low, high) = (vmovl_u8(vget_low_u8(s)), vmovl_u8(vget_high_u8(s)));
+        let power = |s: uint16x4_t| vreinterpretq_f32_u32(vmaxq_u32(vshlq_n_u32::<23>(vmovl_u16(s)), least));
+        [power(vget_low_u16(low)), power(vget_high_u16(low)), power(vget_low_u16(high)), power(vget_high_u16(high))]
+    }
+
+    #[inline(always)]
     unsafe fn halves(w: Self::Word) -> [Self::Float; 2] {
         let w = words(w);
         [
@@ -120,6 +128,14 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
     #[inline(always)]
     unsafe fn bytes(w: Self::Word) -> Self::Word {
         w
+    }
+
+    #[inline(always)]
+    unsafe fn doubled(w: Self::Word) -> [Self::Word; 2] {
+        let table = vld1q_u8(DOUBLED.as_ptr().cast());
+        let [low, high] = Self::nibbles(w);
+        let look_up = |w: Self::Word| [vqtbl1q_u8(table, w[0]), vqtbl1q_u8(table, w[1]), vqtbl1q_u8(table, w[2]), vqtbl1q_u8(table, w[3])];
+        [look_up(low), look_up(high)]
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use super::lanes::Lanes;
+use super::lanes::{DOUBLED, LEAST_POWER, Lanes};
 use super::{Block, Group, Rows, Values, kernels, math, tile};
 use crate::plan::Activation;
 
@@ -53,6 +53,10 @@ impl Lanes for Scalar {
         each(p.cast::<[[u8; 2]; 16]>().read_unaligned(), |b| f16::from_le_bytes(b).to_f32())
     }
 
+    unsafe fn powers(p: *const u8) -> Self::Float {
+        each(p.cast::<[u8; 16]>().read_unaligned(), |s| f32::from_bits((u32::from(s) << 23).max(LEAST_POWER)))
+    }
+
     unsafe fn halves(w: Self::Word) -> [Self::Float; 2] {
         [each(w, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()), each(w, |b| f16::from_le_bytes([b[2], b[3]]).to_f32())]
     }
@@ -80,6 +84,10 @@ impl Lanes for Scalar {
 
     unsafe fn bytes(w: Self::Word) -> Self::Word {
         w
+    }
+
+    unsafe fn doubled(w: Self::Word) -> [Self::Word; 2] {
+        Self::nibbles(w).map(|w| each(w, |b| b.map(|n| DOUBLED[usize::from(n)].cast_unsigned())))
     }
 
     unsafe fn start8(_: i32) -> Self::Sum {

@@ -43,7 +43,7 @@ fn multiply(k: &dyn Kernels, m: Matrix<'_>, x: &[Group], accumulate: bool) -> Ve
     let units = m.layout().panels().div_ceil(2);
     let mut out = vec![[0.25; GROUP]; units * tokens];
     for u in 0..units {
-        k.product(&Rows::of(m, u), values, tokens, 0, &mut out[u * tokens..][..tokens], accumulate);
+        k.product(&Rows::of(m, 2 * u, m.layout().panels()), values, tokens, 0, &mut out[u * tokens..][..tokens], accumulate);
     }
     out
 }
@@ -71,14 +71,19 @@ fn products_are_the_same_bits_on_every_instruction_set() {
 
 #[test]
 fn extremes_of_the_integer_codecs_do_not_saturate() {
-    for codec in [Codec::Q4, Codec::Q8] {
+    let one = half::f16::ONE.to_le_bytes();
+    for (codec, word, scale, weight) in [
+        (Codec::Q4, 0xff, &one[..], 7.0),
+        (Codec::Q8, 0x80, &one, -128.0),
+        (Codec::Mxfp4, 0xff, &[127], -6.0),
+        (Codec::Mxfp4, 0x77, &[127], 6.0),
+    ] {
         let layout = Layout::new(codec, 16, 32).unwrap();
-        let mut bytes = vec![if codec == Codec::Q4 { 0xff } else { 0x80 }; layout.scales_at()];
-        bytes.extend(half::f16::ONE.to_le_bytes().repeat((layout.bytes() - layout.scales_at()) / 2));
+        let mut bytes = vec![word; layout.scales_at()];
+        bytes.extend(scale.repeat((layout.bytes() - layout.scales_at()) / scale.len()));
         let m = Matrix::new(layout, &bytes).unwrap();
         for sign in [1.0, -1.0] {
             let x = groups(&[127.0 * sign; 32], 32);
-            let weight = if codec == Codec::Q4 { 7.0 } else { -128.0 };
             for k in available() {
                 assert_eq!(
                     multiply(k, m, &x, false).as_flattened(),
@@ -86,6 +91,29 @@ fn extremes_of_the_integer_codecs_do_not_saturate() {
                     "{codec} {}",
                     k.name()
                 );
+            }
+        }
+    }
+}
+
+/// Every nibble with every scale: exact, as powers of two are.
+#[test]
+fn mxfp4_scales_are_powers_of_two() {
+    let layout = Layout::new(Codec::Mxfp4, 16, 32).unwrap();
+    for scale in (0..=250).step_by(5) {
+        // Column c of each row has nibble c % 16.
+        let nibble = |c: usize| (c % 16) as u8;
+        let word = |line: usize| [0, 1, 2, 3].map(|b| nibble(8 * line + b) | nibble(8 * line + 4 + b) << 4);
+        let mut bytes: Vec<u8> = (0..layout.lines()).flat_map(|line| word(line).repeat(PANEL)).collect();
+        bytes.resize(layout.bytes(), scale);
+        let m = Matrix::new(layout, &bytes).unwrap();
+        let mut row = [0.0; 32];
+        m.row(3, &mut row);
+        for c in 0..32 {
+            let mut x = vec![0.0; 32];
+            x[c] = 127.0;
+            for k in available() {
+                assert_eq!(multiply(k, m, &groups(&x, 32), false)[0][3], 127.0 * row[c], "2^({scale} - 127), column {c}, {}", k.name());
             }
         }
     }
@@ -173,6 +201,7 @@ fn elementwise_functions_are_accurate_and_the_same_everywhere() {
         0.5 * x * (1.0 + sum * 2.0 / std::f64::consts::PI.sqrt())
     };
     let tanh = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
+    let clamped = |x: f64| x.min(3.0) / (1.0 + (-1.7 * x.min(3.0)).exp());
     let act = |k: &'static dyn Kernels, a| move |x: &mut Group| k.activate(a, std::slice::from_mut(x));
     for k in available() {
         let worst = [
@@ -182,10 +211,11 @@ fn elementwise_functions_are_accurate_and_the_same_everywhere() {
             error(act(k, Activation::Gelu), gelu, -4.0, 4.0),
             error(act(k, Activation::GeluTanh), tanh, -8.0, 8.0),
             error(act(k, Activation::Relu), |x| x.max(0.0), -2.0, 2.0),
+            error(act(k, Activation::Clamped { alpha: 1.7, limit: 3.0 }), clamped, -10.0, 10.0),
         ];
         assert!(worst.iter().all(|&e| e < 4e-6), "{}: {worst:?}", k.name());
         for v in (0..4000).map(|i| i as f32 * 0.013 - 26.0) {
-            for f in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+            for f in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Clamped { alpha: 1.7, limit: 3.0 }] {
                 let (mut a, mut b) = ([v; GROUP], [v; GROUP]);
                 k.activate(f, std::slice::from_mut(&mut a));
                 scalar::Scalar.activate(f, std::slice::from_mut(&mut b));

@@ -57,8 +57,9 @@ unsafe fn by_codec<L: Lanes, const N: usize>(w: &Rows<'_>, x: Values<'_>, at: Ti
             (Codec::F32, Values::Float(x)) => panels::<L, FloatTile<1>, N>(w, x.as_ptr(), at, out),
             (Codec::F16, Values::Float(x)) => panels::<L, FloatTile<2>, N>(w, x.as_ptr(), at, out),
             (Codec::Bf16, Values::Float(x)) => panels::<L, FloatTile<3>, N>(w, x.as_ptr(), at, out),
-            (Codec::Q8, Values::Rounded(x)) => panels::<L, RoundedTile<8>, N>(w, x.as_ptr(), at, out),
-            (Codec::Q4, Values::Rounded(x)) => panels::<L, RoundedTile<4>, N>(w, x.as_ptr(), at, out),
+            (Codec::Q8, Values::Rounded(x)) => panels::<L, RoundedTile<Q8>, N>(w, x.as_ptr(), at, out),
+            (Codec::Q4, Values::Rounded(x)) => panels::<L, RoundedTile<Q4>, N>(w, x.as_ptr(), at, out),
+            (Codec::Mxfp4, Values::Rounded(x)) => panels::<L, RoundedTile<MXFP4>, N>(w, x.as_ptr(), at, out),
             _ => panic!("values of a product are not in the form its matrix needs"),
         }
     }
@@ -109,10 +110,15 @@ unsafe fn panels<L: Lanes, I: Inner, const N: usize>(w: &Rows<'_>, x: *const I::
     }
 }
 
-/// 8-bit activations against q4 (`BITS` = 4) or q8 (8).
-struct RoundedTile<const BITS: usize>;
+/// [`RoundedTile`] for each codec with scales.
+const Q8: usize = 0;
+const Q4: usize = 1;
+const MXFP4: usize = 2;
 
-impl<const BITS: usize> Inner for RoundedTile<BITS> {
+/// 8-bit activations against q8, q4 or mxfp4.
+struct RoundedTile<const KIND: usize>;
+
+impl<const KIND: usize> Inner for RoundedTile<KIND> {
     type Item = Block;
 
     #[inline(always)]
@@ -124,41 +130,45 @@ impl<const BITS: usize> Inner for RoundedTile<BITS> {
         tokens: usize,
         acc: &mut [L::Float; N],
     ) {
+        let (count, scale_bytes) = if KIND == Q8 { (8, 2) } else { (4, if KIND == Q4 { 2 } else { 1 }) };
         for g in 0..groups {
-            // SAFETY: `by_codec`'s conditions: the panel has `groups` groups of `BITS` lines and 16 scales, and every group of `x`
+            // SAFETY: `by_codec`'s conditions: the panel has `groups` groups of `count` lines and 16 scales, and every group of `x`
             // has `tokens` blocks, of which N follow the pointer.
             unsafe {
-                let (x, lines, scales) = (x.add(g * tokens), words.add(g * BITS * LINE), scales.add(g * PANEL * 2));
-                for i in 0..BITS {
+                let (x, lines, scales) = (x.add(g * tokens), words.add(g * count * LINE), scales.add(g * PANEL * scale_bytes));
+                for i in 0..count {
                     L::prefetch(lines.wrapping_add(AHEAD + i * LINE));
                 }
                 L::prefetch(scales.wrapping_add(AHEAD / 4));
                 let mut w = [L::line(lines); 8];
-                for i in 0..8 {
-                    if BITS == 8 {
-                        w[i] = L::bytes(L::line(lines.add(i * LINE)));
-                    } else if i % 2 == 0 {
-                        [w[i], w[i + 1]] = L::nibbles(L::line(lines.add(i / 2 * LINE)));
+                for i in 0..count {
+                    let line = L::line(lines.add(i * LINE));
+                    match KIND {
+                        Q8 => w[i] = L::bytes(line),
+                        Q4 => [w[2 * i], w[2 * i + 1]] = L::nibbles(line),
+                        _ => [w[2 * i], w[2 * i + 1]] = L::doubled(line),
                     }
                 }
-                let scale = L::scales(scales);
+                let scale = if KIND == MXFP4 { L::powers(scales) } else { L::scales(scales) };
                 for (t, acc) in acc.iter_mut().enumerate() {
                     let b = &*x.add(t);
                     let q = b.q.as_ptr().cast::<i32>();
-                    let sum = if BITS == 8 {
-                        let mut sum = L::start8(b.fold);
-                        for (i, &w) in w.iter().enumerate() {
-                            sum = L::dot8(sum, w, q.add(i).read());
-                        }
-                        L::finish8(sum)
-                    } else {
+                    let sum = if KIND == Q4 {
                         let mut sum = L::start4(b.fold);
                         for (i, &w) in w.iter().enumerate() {
                             sum = L::dot4(sum, w, q.add(i).read());
                         }
                         L::finish4(sum, b.fold)
+                    } else {
+                        let mut sum = L::start8(b.fold);
+                        for (i, &w) in w.iter().enumerate() {
+                            sum = L::dot8(sum, w, q.add(i).read());
+                        }
+                        L::finish8(sum)
                     };
-                    *acc = L::fma(sum, L::mul(scale, L::splat(b.scale)), *acc);
+                    // Doubled weights count half.
+                    let by = if KIND == MXFP4 { 0.5 * b.scale } else { b.scale };
+                    *acc = L::fma(sum, L::mul(scale, L::splat(by)), *acc);
                 }
             }
         }
