@@ -9,7 +9,7 @@ use hotset::plan::{
 use super::builder::Builder;
 use super::config::Config;
 use super::decoder::{Decoder, Half, Layer};
-use super::experts::Gated;
+use super::experts::{Gated, gated_ffn_of};
 use super::{Import, Usage, rope};
 use crate::failure::{Failure, Result};
 
@@ -40,13 +40,7 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         let hidden = hidden_of(&b, &format!("{prefix}.down_proj_0.weight"))?;
         let sizes = Gated { width: decoder.width, hidden, experts, activation };
         let pool = pool(&mut b, &format!("{step}.experts"), &prefix, sizes)?;
-        let residual = format!("{prefix}.down_proj_residual.weight");
-        let shared = if b.has(&residual) {
-            let sizes = Gated { hidden: hidden_of(&b, &residual)?, ..sizes };
-            Some(shared(&mut b, &format!("{step}.residual"), &prefix, sizes)?)
-        } else {
-            None
-        };
+        let shared = residual(&mut b, &format!("{step}.residual"), &prefix, sizes)?;
         // Layers that were cut may still be there whole.
         b.ignore_all(&format!("{layer}.mlp."));
         decoder.push(&mut b, i, Half::Ffn, Some(Routed { pool, router: router.clone() }), Work::Ffn(Ffn { shared }))?;
@@ -79,10 +73,15 @@ fn pool(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<u
     Ok(b.pool(name.to_owned(), sizes.signature(), records))
 }
 
-/// What all experts of a layer have in common.
-fn shared(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<SharedFfn> {
-    let [gate, up, down] = names("residual");
-    super::experts::gated_ffn_of(b, name, prefix, [&gate, &up, &down], sizes, false)
+/// What all experts of a layer have in common, where that is apart from them.
+fn residual(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<Option<SharedFfn>> {
+    let names = names("residual");
+    if !names.iter().any(|n| b.has(&format!("{prefix}.{n}.weight"))) {
+        return Ok(None);
+    }
+    let [gate, up, down] = &names;
+    let sizes = Gated { hidden: hidden_of(b, &format!("{prefix}.{down}.weight"))?, ..sizes };
+    gated_ffn_of(b, name, prefix, [gate, up, down], sizes, false).map(Some)
 }
 
 /// The model beside.
