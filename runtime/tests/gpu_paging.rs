@@ -16,7 +16,7 @@ use hotset::codec::Codec;
 use hotset::experts::Policy;
 use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions, Placement};
 use hotset::model::{Best, Model, Output, Paging, Run, RunOptions, Want};
-use hotset::plan::{Plan, Work};
+use hotset::plan::{Part, Plan, Work};
 
 const CONTEXT: usize = 48;
 
@@ -121,14 +121,15 @@ fn budgets_change_no_bit() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (mut missed, mut routed_attention) = (0, 0);
-    for (i, (seed, bundle)) in plans(dir.path(), 12).enumerate() {
+    let modules = plans_where(dir.path(), 4, |p| support::attends(p, |a| !matches!(a.o, Part::Shared(_))));
+    for (i, (seed, bundle)) in plans(dir.path(), 12).chain(modules).enumerate() {
         let tokens = prompt(seed, &bundle);
         // Now and then a region cannot hold what a token needs at a step.
         let any = GpuOptions { binding_limit: (i % 5 == 4).then_some(80 << 10), ..any() };
         let want = conversation(&mut *start(&open(&bundle, &any)), &tokens);
         let run_ahead = [Some(1), Some(3), Some(1000), None][i % 4];
         let (policy, import) = (Policy::ALL[i % 3], i % 2 == 0);
-        let reading = [Reading::Direct, Reading::Buffered, Reading::Mapped][i / 4];
+        let reading = [Reading::Direct, Reading::Buffered, Reading::Mapped][i / 4 % 3];
         let model = open(&bundle, &GpuOptions { policy, run_ahead, import, reading, budget: Some(1 << 40), ..any });
         let mut run = start(&model);
         let (least, most) = (paging(&model).least, paging(&model).fixed + everything(&bundle));
@@ -365,7 +366,8 @@ fn unreadable_experts_are_an_error_that_passes() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for (seed, bundle) in plans(dir.path(), 4) {
+    let modules = plans_where(dir.path(), 2, |p| support::attends(p, |a| a.k == Part::Expert));
+    for (seed, bundle) in plans(dir.path(), 4).chain(modules) {
         let path = dir.path().join(format!("{seed}.hotset"));
         let whole = std::fs::read(&path).unwrap();
         let tokens = prompt(seed, &bundle);

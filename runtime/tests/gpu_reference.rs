@@ -10,8 +10,8 @@ use hotset::bundle::Bundle;
 use hotset::codec::Codec;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
-use hotset::model::{Best, Candidates, Model, Output, Run, RunOptions, Want};
-use hotset::plan::{AttentionKind, Step, Work};
+use hotset::model::{Best, Candidates, Model, Output, Routing, Run, RunOptions, Want};
+use hotset::plan::{AttentionKind, Plan, Rule, Step, Weigh, Work};
 
 fn gpu(bundle: &Arc<Bundle>, options: &GpuOptions) -> GpuModel {
     GpuModel::new(bundle.clone(), options).unwrap()
@@ -82,8 +82,9 @@ fn long_prompts_equal_the_reference() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for (seed, codec) in [(5, Codec::Q4), (11, Codec::F32), (18, Codec::Bf16)] {
-        let bundle = Arc::new(support::bundle(dir.path(), seed, codec));
+    let plain = [5, 11, 18].map(|seed| (seed, support::plan(seed, Codec::Q4)));
+    for (seed, model) in plain.into_iter().chain(support::KINDS.map(|kind| support::suitable(Codec::F32, kind))) {
+        let bundle = Arc::new(model.write(dir.path(), seed));
         let tokens = support::Random::new(seed).tokens(600, bundle.plan().vocab);
         let mut reference = ReferenceModel::new(bundle.clone()).start(options(600)).unwrap();
         let want = logits(&mut *reference, &tokens);
@@ -95,7 +96,7 @@ fn long_prompts_equal_the_reference() {
             got.extend(logits(&mut *run, &[*t]));
         }
         let d = distance(&got, &want);
-        assert!(d < 1e-4, "seed {seed}, {codec}: {d} of the standard deviation");
+        assert!(d < 1e-4, "seed {seed}: {d} of the standard deviation");
     }
 }
 
@@ -106,8 +107,9 @@ fn sliding_windows_equal_the_reference() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for seed in [2, 3, 7] {
-        let bundle = Arc::new(support::bundle(dir.path(), seed, Codec::F32));
+    let plain = [2, 3, 7].map(|seed| (seed, support::plan(seed, Codec::F32)));
+    for (seed, model) in plain.into_iter().chain(support::KINDS.map(|kind| support::suitable(Codec::F32, kind))) {
+        let bundle = Arc::new(model.write(dir.path(), seed));
         let tokens = support::Random::new(seed).tokens(60, bundle.plan().vocab);
         let sliding = RunOptions { slide: true, ..RunOptions::new(9) };
         let mut reference = ReferenceModel::new(bundle.clone()).start(sliding).unwrap();
@@ -121,6 +123,51 @@ fn sliding_windows_equal_the_reference() {
         assert!(d < 1e-4, "seed {seed}: {d} of the standard deviation");
         assert_eq!(run.position(), 60);
     }
+}
+
+/// More experts than planned, another one than planned, and routers whose doubts decide how many they take.
+#[test]
+fn other_routings_equal_the_reference() {
+    if !support::adapter() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let certain = |threshold| Rule::Certain { p: 0.6, least: 2, index: 1.1, threshold, epsilon: 1e-5 };
+    let rule = |p: &Plan, is: fn(&Rule) -> bool| p.steps.iter().any(|s| s.routed.as_ref().is_some_and(|r| is(&r.router.select.rule)));
+    let (mut seed, mut differ) = (0, 0);
+    for threshold in [0.5, 0.95, 1.0] {
+        for routing in [Routing::TopK(3), Routing::Rank(1)] {
+            let mut model = (seed..)
+                .map(|s| (s, support::plan(s, Codec::F32)))
+                .find(|(_, m)| rule(&m.plan, |r| matches!(r, Rule::TopK { .. })) && rule(&m.plan, |r| matches!(r, Rule::TopP { .. })))
+                .unwrap();
+            seed = model.0 + 1;
+            for routed in model.1.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()) {
+                if let Rule::TopP { .. } = routed.router.select.rule {
+                    routed.router.select.rule = certain(threshold);
+                    routed.router.weigh = Weigh { floor: 0.8, ..routed.router.weigh.clone() };
+                }
+            }
+            let bundle = Arc::new(model.1.write(dir.path(), seed));
+            let tokens = support::Random::new(seed).tokens(14, bundle.plan().vocab);
+            let other = RunOptions { routing, ..options(16) };
+            let want = logits(&mut *ReferenceModel::new(bundle.clone()).start(other).unwrap(), &tokens);
+            let planned = logits(&mut *ReferenceModel::new(bundle.clone()).start(options(16)).unwrap(), &tokens);
+            differ += usize::from(want != planned);
+            for budget in [None, Some(1 << 40)] {
+                let model = gpu(&bundle, &GpuOptions { budget, ..any() });
+                let mut run = model.start(other).unwrap();
+                if budget.is_some() {
+                    model.set_budget(model.report().paging.unwrap().least).unwrap();
+                }
+                let mut got = logits(&mut *run, &tokens[..7]);
+                tokens[7..].iter().for_each(|t| got.extend(logits(&mut *run, &[*t])));
+                let d = distance(&got, &want);
+                assert!(d < 1e-4, "seed {seed}, {routing:?}, {budget:?}: {d} of the standard deviation");
+            }
+        }
+    }
+    assert!(differ > 3, "hardly any routing made a difference: {differ}");
 }
 
 /// Candidates, penalties and log Σ exp come out as on the reference; nothing depends on earlier conversations.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use hotset::{Engine, Error};
+use hotset::Error;
+use hotset::text::Tokenizer;
 
 use crate::failure::Result;
 
@@ -15,8 +16,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 }
 
 /// The tokens that `text` stands for: as it is, or, where it has separators, each document trimmed and ended by the model's own token.
-pub(crate) fn tokens(engine: &Engine, text: &str) -> Result<Vec<u32>> {
-    let tokenizer = engine.tokenizer()?;
+pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     if !text.contains(SEPARATOR) {
         return Ok(tokenizer.encode(text)?);
     }

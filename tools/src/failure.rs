@@ -42,3 +42,10 @@ impl From<io::Error> for Failure {
         }
     }
 }
+
+impl From<candle_core::Error> for Failure {
+    /// For tensors: their shapes are checked before, so that what is left is a lack of memory.
+    fn from(e: candle_core::Error) -> Failure {
+        Failure::Message(format!("computing with tensors failed: {e}"))
+    }
+}

@@ -7,12 +7,15 @@ mod documents;
 mod failure;
 mod import;
 mod measure;
+mod moefy;
 mod options;
 mod progress;
+mod random;
 mod saving;
 mod score;
 mod synth;
 mod terminal;
+mod training;
 
 use std::process::ExitCode;
 

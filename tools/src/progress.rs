@@ -12,6 +12,11 @@ pub(crate) fn tokens(total: usize) -> ProgressBar {
     bar(total, "{wide_bar} {pos} of {len} tokens, {per_sec}, {eta} left")
 }
 
+/// Training steps done of `total`.
+pub(crate) fn steps(total: usize) -> ProgressBar {
+    bar(total, "{wide_bar} step {pos} of {len}, loss {msg}, {eta} left")
+}
+
 fn bar(length: usize, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length as u64).with_style(style)

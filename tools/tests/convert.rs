@@ -6,7 +6,8 @@ mod support;
 
 use std::path::Path;
 
-use hotset::bundle::Bundle;
+use hotset::bundle::{Bundle, RecordView};
+use hotset::codec::{Codec, Matrix};
 use hotset::{Device, Engine, EngineOptions, SessionOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -72,6 +73,64 @@ fn codecs_degrade_in_order() {
     let all: Vec<f32> = ["f32", "f16", "bf16", "q8", "q4"].iter().map(off).collect();
     assert!(all.windows(2).all(|w| w[0] < w[1] * 1.5), "{all:?}");
     assert!(all[1] < 0.02 && all[4] > 0.02 && all[4] < 2.0, "{all:?}");
+}
+
+/// Experts that were published in mxfp4 keep every value, unless another codec is asked for.
+#[test]
+fn experts_published_in_mxfp4_are_kept() {
+    let (out, source) = (tempfile::tempdir().unwrap(), golden("gpt_oss_mxfp4"));
+    let target = out.path().join("kept.hotset");
+    let done = support::hotset(&["convert", source.to_str().unwrap(), "-o", target.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let kept = Bundle::open(target).unwrap();
+    assert_eq!(kept.manifest().provenance.history, ["converted to q4, experts kept in mxfp4"]);
+    let exact = Bundle::open(convert(&source, out.path(), "f32")).unwrap();
+    for (i, pool) in kept.plan().pools.iter().enumerate() {
+        assert_eq!(pool.codec, Codec::Mxfp4);
+        (0..pool.records).for_each(|r| assert_eq!(values(&kept, i, r), values(&exact, i, r), "{} {r}", pool.name));
+    }
+    let q8 = Bundle::open(convert(&source, out.path(), "q8")).unwrap();
+    assert!(q8.plan().pools.iter().all(|p| p.codec == Codec::Q8));
+}
+
+/// Experts with the same weights under several names are stored once, and every name still leads to its weights.
+#[test]
+fn equal_experts_are_stored_once() {
+    let (source, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bytes = std::fs::read(golden("mixtral").join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    // In the first layer experts 0 and 2 are one, in the second 1 and 2 differ from each other in one matrix alone.
+    let merged = |name: &str| {
+        let copied = [("layers.0.block_sparse_moe.experts.2", "layers.0.block_sparse_moe.experts.0")];
+        let almost =
+            ["w1", "w2"].map(|w| (format!("layers.1.block_sparse_moe.experts.2.{w}"), format!("layers.1.block_sparse_moe.experts.1.{w}")));
+        let all = copied.iter().map(|(a, b)| (*a, *b)).chain(almost.iter().map(|(a, b)| (a.as_str(), b.as_str())));
+        all.fold(name.to_owned(), |name, (to, from)| name.replace(to, from))
+    };
+    let tensors: Vec<_> = file.names().into_iter().map(|n| (n, file.tensor(&merged(n)).unwrap())).collect();
+    safetensors::serialize_to_file(tensors, None, &source.path().join("model.safetensors")).unwrap();
+    std::fs::copy(golden("mixtral").join("config.json"), source.path().join("config.json")).unwrap();
+    let shared = Bundle::open(convert(source.path(), out.path(), "f32")).unwrap();
+    let pools = &shared.plan().pools;
+    assert_eq!((pools[0].records, pools[0].alias.as_deref()), (3, Some(&[Some(0), Some(1), Some(0), Some(2)][..])));
+    assert_eq!((pools[1].records, &pools[1].alias), (4, &None));
+    let whole = Bundle::open(convert(&golden("mixtral"), out.path(), "f32")).unwrap();
+    for (id, original) in [(0, 0), (1, 1), (2, 0), (3, 3)] {
+        assert_eq!(values(&shared, 0, pools[0].record_of(id).unwrap()), values(&whole, 0, original), "expert {id}");
+    }
+}
+
+/// Every matrix of a record, row by row.
+fn values(bundle: &Bundle, pool: usize, record: u32) -> Vec<Vec<f32>> {
+    let layout = bundle.record_layout(pool);
+    let view = RecordView::new(layout, bundle.record(pool, record)).unwrap();
+    let row = |(matrix, r): (Matrix<'_>, usize)| {
+        let mut row = vec![0.0; matrix.layout().cols];
+        matrix.row(r, &mut row);
+        row
+    };
+    let matrices = layout.matrices.iter().map(|m| view.matrix(m.0).unwrap());
+    matrices.flat_map(|m| (0..m.layout().rows).map(move |r| (m, r))).map(row).collect()
 }
 
 /// A matrix too large to encode at once is put together from pieces, the last of them not full.

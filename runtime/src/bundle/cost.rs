@@ -19,15 +19,21 @@ impl Bundle {
     /// experts as the token may have routes. Padding of records is not read.
     pub fn weight_bytes_per_token(&self) -> u64 {
         let plan = self.plan();
+        let embeddings: Vec<_> = plan.streams.iter().filter_map(|s| s.embedding.as_ref()).chain([&plan.embedding]).collect();
+        let is_table = |name: &str| embeddings.iter().any(|e| e.table == name || e.positions.as_deref() == Some(name));
         let dense = self.manifest().tensors.iter().map(|(name, info)| {
             let bytes = TensorInfo::bytes(info).unwrap_or(0) as u64;
-            let row_only = *name == plan.embedding.table && *name != plan.head.output.weight;
-            if row_only { bytes / u64::from(plan.vocab) } else { bytes }
+            match info {
+                TensorInfo::Matrix { rows, .. } if is_table(name) && *name != plan.head.output.weight => bytes / u64::from(*rows),
+                _ => bytes,
+            }
         });
         let routed = plan.steps.iter().filter_map(|s| s.routed.as_ref()).map(|r| {
             let routes = r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts());
-            let expert: usize = self.record_layout(r.pool as usize).matrices.iter().map(|(_, layout, _)| layout.bytes()).sum();
-            u64::from(routes) * expert as u64
+            let layout = self.record_layout(r.pool as usize);
+            let matrices: usize = layout.matrices.iter().map(|(_, layout, _)| layout.bytes()).sum();
+            let biases = if layout.biases.is_empty() { 0 } else { layout.matrices.iter().map(|(_, l, _)| l.rows * size_of::<f32>()).sum() };
+            u64::from(routes) * (matrices + biases) as u64
         });
         dense.sum::<u64>() + routed.sum::<u64>()
     }

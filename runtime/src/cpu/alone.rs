@@ -50,7 +50,10 @@ impl Experts {
         normalise(&c, None, &stream, &mut input, forms);
 
         // One token that all records work for, each with a row of its own.
-        let routes = Routes { list: records.iter().map(|&record| Route { expert: record, record, weight: 1.0 }).collect(), ends: vec![records.len()] };
+        let routes = Routes {
+            list: records.iter().map(|&record| Route { expert: record, record, weight: 1.0 }).collect(),
+            ends: vec![records.len()],
+        };
         let work = Worklist::new(&routes, None);
         let groups = groups_of(x.len());
         let widening = Widening { work: &work, input: input.view(0, groups, 1), groups, forms };

@@ -70,11 +70,31 @@ pub(super) fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
             });
             out.truncate(crossing.map_or(out.len(), |n| n + 1));
         }
+        Rule::Certain { p, least, index, threshold, epsilon } => {
+            sort(values, out);
+            let mut sum = 0.0;
+            let within = out.iter().position(|&e| {
+                sum += values[e as usize];
+                sum > p
+            });
+            if entropy(values, index, epsilon) <= threshold {
+                out.truncate(within.unwrap_or(out.len()).max(least as usize));
+            }
+        }
         Rule::NonZero => {
             sort(values, out);
             out.retain(|&e| values[e as usize] != 0.0);
         }
     }
+}
+
+/// Normalised Tsallis entropy of probabilities; 1 for an even choice.
+fn entropy(values: &[f32], index: f32, epsilon: f32) -> f32 {
+    let (p, n) = (values.iter().map(|v| v + epsilon), values.len() as f32);
+    if index == 1.0 {
+        return -p.map(|p| p * p.ln()).sum::<f32>() / n.ln();
+    }
+    (1.0 - p.map(|p| p.powf(index)).sum::<f32>()) / (1.0 - n.powf(1.0 - index))
 }
 
 /// All ids by falling value.
@@ -131,6 +151,16 @@ mod tests {
         assert!(got.is_empty());
         select(&[0.0, -0.5, 0.0, 2.0], Rule::NonZero, &mut got);
         assert_eq!(got, [3, 1]);
+    }
+
+    #[test]
+    fn an_uncertain_router_takes_all() {
+        let mut got = Vec::new();
+        let rule = Rule::Certain { p: 0.75, least: 2, index: 1.1, threshold: 0.9, epsilon: 1e-5 };
+        select(&[0.25, 0.26, 0.24, 0.25], rule, &mut got);
+        assert_eq!(got, [1, 0, 3, 2]);
+        select(&[0.02, 0.9, 0.05, 0.03], rule, &mut got);
+        assert_eq!(got, [1, 2], "the one that crosses is left out, two are kept");
     }
 
     #[test]

@@ -124,6 +124,9 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, 
         if let Some(mut host) = c.host() {
             let ids: Vec<_> = records.into_iter().map(|(pool, r)| host.tier().catalogue().id(pool, r)).collect();
             host.expect(ids);
+            if step.routed.is_none() {
+                host.prefetch();
+            }
         }
     }
     let x = &mut streams[step.to as usize];

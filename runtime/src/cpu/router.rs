@@ -8,6 +8,7 @@ use super::product::{Job, expand};
 use super::routes::{Route, Routes};
 use crate::codec::GROUP;
 use crate::error::Result;
+use crate::model::Routing;
 use crate::plan::{Cell, Linear, Pool, Router, Score, Transform};
 
 /// Space of a router, kept between steps.
@@ -39,7 +40,20 @@ pub(super) fn route(
     memories: &mut [Slab],
     space: &mut RouterSpace,
 ) -> Result<Routes> {
-    score(c, &router.score, x, pool.experts() as usize, memories, space)?;
+    choose(c, (router, c.options.routing), (pool.experts(), |e| pool.record_of(e)), x, memories, space)
+}
+
+/// The same for `experts` that are where `record_of` says, with the best few taken as `routing` says.
+pub(super) fn choose(
+    c: &Context<'_>,
+    (router, routing): (&Router, Routing),
+    (experts, record_of): (u32, impl Fn(u32) -> Option<u32>),
+    x: View<'_>,
+    memories: &mut [Slab],
+    space: &mut RouterSpace,
+) -> Result<Routes> {
+    score(c, &router.score, x, experts as usize, memories, space)?;
+    let rule = routing.rule(&router.select, experts);
     let RouterSpace { logits, row, values, order, .. } = space;
     let bias = router.select.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
     let norm = match &router.transform {
@@ -64,12 +78,12 @@ pub(super) fn route(
         if let Some(groups) = router.select.groups {
             keep_best(values, groups);
         }
-        select(values, router.select.rule, order);
+        select(values, rule, order);
         evaluate(router.weigh.by, row, order, values);
         let sum: f32 = order.iter().map(|&e| values[e as usize]).sum();
-        let divisor = if router.weigh.normalise { sum + router.weigh.epsilon } else { 1.0 };
+        let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };
         let weight = |e: u32| router.weigh.scale * values[e as usize] / divisor;
-        let route = |&expert: &u32| Some(Route { expert, record: pool.record_of(expert)?, weight: weight(expert) });
+        let route = |&expert: &u32| Some(Route { expert, record: record_of(expert)?, weight: weight(expert) });
         routes.list.extend(order.iter().filter_map(route));
         routes.ends.push(routes.list.len());
     }

@@ -110,6 +110,23 @@ fn with_room_for_everything_each_record_is_brought_once() {
 }
 
 #[test]
+fn what_is_expected_does_not_push_out_what_is_expected() {
+    let c = layers(3, 4, 1);
+    let mut tier = Tier::new(c.clone(), &Layout::new(&c, 200, Sharing::Shared, u64::MAX).expect("enough"), Policy::NextUse);
+    let [now, next, later] = [c.id(0, 0), c.id(1, 0), c.id(2, 0)];
+    tier.begin_pass();
+    tier.want(0, &[now]);
+    tier.expect([next, later]);
+    assert!(tier.admit(now).is_some() && tier.admit_expected(next).is_some());
+    tier.unpin(next);
+    assert_eq!(tier.admit_expected(later), None, "there are two slots");
+    // Its turn is over: it makes room.
+    tier.want(1, &[next]);
+    tier.unpin(now);
+    assert_eq!(tier.admit_expected(later).map(|a| a.1), Some(Some(now)));
+}
+
+#[test]
 fn what_a_router_expects_stays() {
     let c = layers(2, 4, 1);
     let mut tier = Tier::new(c.clone(), &Layout::new(&c, 200, Sharing::Shared, u64::MAX).expect("enough"), Policy::NextUse);

@@ -184,6 +184,7 @@ impl Tier {
         self.observe(records);
         let mut missing = Vec::new();
         for &r in records {
+            self.expected[r.index()] = None;
             if self.place[r.index()].is_some() {
                 self.counts.hits += 1;
                 self.pinned[r.index()] = true;
@@ -222,8 +223,19 @@ impl Tier {
 
     /// Gives a record that is not in a slot, pinned, and says who left it. `None` when all slots are pinned.
     pub fn admit(&mut self, record: RecordId) -> Option<(Slot, Option<RecordId>)> {
+        let gone = if self.has_room(record) { None } else { Some(self.victim(self.region(record))?) };
+        self.seat(record, gone)
+    }
+
+    /// The same for a record that is only [expected](Self::expect): nobody leaves for it who is expected too.
+    pub fn admit_expected(&mut self, record: RecordId) -> Option<(Slot, Option<RecordId>)> {
+        let victim = || self.victim(self.region(record)).filter(|&r| !self.facts(r).expected);
+        let gone = if self.has_room(record) { None } else { Some(victim()?) };
+        self.seat(record, gone)
+    }
+
+    fn seat(&mut self, record: RecordId, gone: Option<RecordId>) -> Option<(Slot, Option<RecordId>)> {
         let region = self.region(record);
-        let gone = if self.bays[region].free.is_empty() { Some(self.victim(region)?) } else { None };
         if let Some(r) = gone {
             self.remove(r);
         }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use hotset_shaders::{Form, Lanes, Panels, best_merge, best_slice, dense_mat, dense_vec, group, route};
+use hotset_shaders::{Form, Lanes, Panels, append, best_merge, best_slice, dense_mat, dense_vec, group, route};
 
 use std::sync::Arc;
 
@@ -200,6 +200,91 @@ fn ties_go_to_the_lowest_expert() {
     }
 }
 
+/// What a router chooses from 200 logits, by `params`: ids and weights, as many as `params` allows.
+fn routed(device: &Device, logits: &[f32], table: &[u32], params: route::Params) -> (Vec<u32>, Vec<f32>) {
+    let n = params.routes as usize;
+    let (ids, weights) = (filled(device, &vec![7u32; n]), filled(device, &vec![0.5f32; n]));
+    let (logits, hidden, slot_of) = (filled(device, logits), filled(device, &[0f32; 4]), filled(device, table));
+    let choices = filled(device, &[0u32; 4]);
+    let buffers = route::Buffers {
+        logits: all(&logits),
+        hidden: all(&hidden),
+        vectors: all(&hidden),
+        slot_of: all(&slot_of),
+        ids: all(&ids),
+        weights: all(&weights),
+        choices: all(&choices),
+    };
+    let mut program = Program::default();
+    program.push(device, route::kernel(device.lanes), buffers, move |_| Some((params, [1, 1, 1]))).unwrap();
+    (read(device, &program, &ids, n), read(device, &program, &weights, n))
+}
+
+/// As many routes as there are logits above zero, in their order; behind them, and for experts that compute nothing, nobody.
+#[test]
+fn routes_may_be_few_many_or_none() {
+    const NOBODY: u32 = u32::MAX;
+    let params = route::Params { experts: 200, stride: 208, routes: 200, relu: 1, rule: 2, ..Default::default() };
+    let params = route::Params { bias: NOBODY, norm_bias: NOBODY, choice: NOBODY, scale: 2.0, ..params };
+    for device in devices() {
+        let mut logits = noise(208, 11);
+        let mut table = vec![0u32; 200];
+        let mut order: Vec<u32> = (0..200).filter(|&e| logits[e as usize] > 0.0).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        assert!(order.len() > 64);
+        // The third has no record.
+        table[order[2] as usize] = u32::MAX - 1;
+        let (ids, weights) = routed(&device, &logits, &table, params);
+        for (j, (&id, &weight)) in ids.iter().zip(&weights).enumerate() {
+            let want = order.get(j).filter(|_| j != 2);
+            assert_eq!(id, *want.unwrap_or(&NOBODY), "route {j}");
+            assert_eq!(weight, want.map_or(0.0, |&e| 2.0 * logits[e as usize]), "route {j}");
+        }
+        // Nothing above zero: nobody at all. A logit that is no number: a weight that is none either.
+        logits.iter_mut().for_each(|l| *l = -l.abs());
+        let (ids, weights) = routed(&device, &logits, &table, params);
+        assert!(ids.iter().all(|&id| id == NOBODY) && weights.iter().all(|&w| w == 0.0));
+        logits[130] = f32::NAN;
+        assert!(!routed(&device, &logits, &table, params).1[0].is_finite());
+    }
+}
+
+/// Rows of routes follow their experts' lists, also when a batch is repeated with other choices and when a conversation starts again.
+#[test]
+fn repeated_batches_find_the_rows_before_them() {
+    const NOBODY: u32 = u32::MAX;
+    for device in devices() {
+        // Three experts, two routes of a token, lists of eight behind the lengths and the routes of three tokens.
+        let index = device.storage("test", (3 + 18 + 24) * 4).unwrap();
+        let batch = |position: u32, chosen: &[u32]| {
+            let ids = filled(&device, chosen);
+            let params = append::Params {
+                routes: u32::try_from(chosen.len()).unwrap(),
+                first: position * 2,
+                experts: 3,
+                capacity: 8,
+                rings: 0,
+                entries: 3,
+                lists: 21,
+            };
+            let mut program = Program::default();
+            let buffers = append::Buffers { ids: all(&ids), index: all(&index) };
+            program.push(&device, append::kernel(), buffers, move |_| Some((params, [1, 1, 1]))).unwrap();
+            read::<u32>(&device, &program, &index, 3 + 18 + 24)
+        };
+        let lists = |all: &[u32]| [0, 1, 2].map(|e| all[21 + e * 8..][..all[e] as usize].to_vec());
+        let seen = batch(0, &[0, 1, 1, NOBODY]);
+        assert_eq!(lists(&seen), [vec![0], vec![1, 2], vec![]]);
+        // List, place in it, row.
+        assert_eq!(seen[3..12], [0, 0, 0, 8, 0, 1, 8, 1, 2]);
+        assert_eq!(seen[3 + 3 * 3 + 2], NOBODY);
+        assert_eq!(lists(&batch(2, &[2, 1])), [vec![0], vec![1, 2, 5], vec![4]]);
+        assert_eq!(lists(&batch(1, &[0, 2, 1, 0])), [vec![0, 2, 5], vec![1, 4], vec![3]]);
+        assert_eq!(lists(&batch(1, &[NOBODY, 1])), [vec![0], vec![1, 3], vec![]]);
+        assert_eq!(lists(&batch(0, &[2, NOBODY])), [vec![], vec![], vec![0]]);
+    }
+}
+
 /// Routes end up sorted by expert, in their own order within each, in tiles of at most 32.
 #[test]
 fn routes_are_grouped_in_order() {
@@ -329,8 +414,11 @@ impl Maker for Weighed<'_> {
 #[test]
 fn memory_is_counted_before_and_decoding_makes_none() {
     let dir = tempfile::tempdir().unwrap();
-    let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
-    for (device, budget) in devices().into_iter().zip([None, Some(1 << 40)]) {
+    for (kind, (device, budget)) in
+        support::KINDS.into_iter().flat_map(|k| devices().into_iter().zip([None, Some(1 << 40)]).map(move |d| (k, d)))
+    {
+        let (seed, model) = support::suitable(Codec::Q8, kind);
+        let bundle = Arc::new(model.write(dir.path(), seed));
         let model = GpuModel::load(device, bundle.clone(), &GpuOptions { budget, ..GpuOptions::default() }).unwrap();
         let (device, options) = (&model.loaded.device, RunOptions::new(20));
         let counted = Memory::bytes(device, bundle.plan(), &model.loaded.weights, options).unwrap();

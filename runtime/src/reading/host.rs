@@ -167,8 +167,8 @@ impl Host {
         self.tier.expect(self.expected.iter().copied());
     }
 
-    /// Orders what is expected, after what is needed now.
-    fn prefetch(&mut self) {
+    /// Orders what is expected, after what is needed now. Steps that [feed](Self::feed) see to that themselves.
+    pub(crate) fn prefetch(&mut self) {
         for r in std::mem::take(&mut self.expected) {
             if self.options.prefetch && self.tier.slot(r).is_none() {
                 // Without memory for it the record is read when it is needed, and the error told then.
@@ -177,9 +177,10 @@ impl Host {
         }
     }
 
-    /// Gives a record that is not in a slot and orders it; false when all slots are pinned.
+    /// Gives a record that is not in a slot and orders it; false when all slots are pinned, or expected where it is not urgent.
     fn order(&mut self, r: RecordId, urgent: bool) -> Result<bool> {
-        let Some((_, gone)) = self.tier.admit(r) else { return Ok(false) };
+        let admitted = if urgent { self.tier.admit(r) } else { self.tier.admit_expected(r) };
+        let Some((_, gone)) = admitted else { return Ok(false) };
         let (pool, record) = self.tier.catalogue().locate(r);
         let bytes = usize::try_from(self.tier.catalogue().pools()[pool].bytes).unwrap_or(usize::MAX);
         // Slots of a region are equal: the bytes of who left serve who comes.

@@ -40,9 +40,12 @@ impl Tokenizer {
         parts.map(|(json, settings)| Tokenizer::new(json, settings, bundle.plan().vocab)).transpose()
     }
 
-    /// Reads `tokenizer.json` for a model of `vocab` tokens.
-    pub(crate) fn new(json: &[u8], settings: bundle::Text, vocab: u32) -> Result<Tokenizer> {
-        let wrong = |what: String| Error::Text(format!("the bundle's tokenizer cannot be used: {what}; convert the checkpoint again"));
+    /// Reads the `tokenizer.json` of a model of `vocab` tokens, for use without a bundle.
+    ///
+    /// # Errors
+    /// When it is not a tokenizer, not one that can stream, or has more tokens than the model.
+    pub fn new(json: &[u8], settings: bundle::Text, vocab: u32) -> Result<Tokenizer> {
+        let wrong = |what: String| Error::Text(format!("the tokenizer cannot be used: {what}"));
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(wrong)?;
         // A training-time length limit, or padding, would silently change prompts.
         inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?.with_padding(None);

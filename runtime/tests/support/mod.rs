@@ -10,7 +10,7 @@ use std::path::Path;
 
 use hotset::bundle::{Bundle, BundleWriter, FORMAT, Manifest, Provenance, RecordLayout, TensorInfo};
 use hotset::codec::{Codec, encode};
-use hotset::plan::{Name, Plan};
+use hotset::plan::{Attention, Name, Part, Plan, Work};
 
 pub use random::{Random, plan};
 
@@ -83,6 +83,25 @@ pub fn adapter() -> bool {
     }
     found
 }
+
+/// The first of the random plans that suit, with its seed.
+pub fn suitable(codec: Codec, suits: impl Fn(&Plan) -> bool) -> (u64, Model) {
+    (0..).map(|seed| (seed, plan(seed, codec))).find(|(_, m)| suits(&m.plan)).unwrap()
+}
+
+/// Whether an attention step of a plan is so.
+pub fn attends(p: &Plan, is: impl Fn(&Attention) -> bool) -> bool {
+    p.steps.iter().any(|s| matches!(&s.work, Work::Attention(a) if is(a)))
+}
+
+/// Kinds of plans that keep more from token to token than rows of keys and values, or read them otherwise.
+pub const KINDS: [fn(&Plan) -> bool; 5] = [
+    |p| attends(p, |a| a.k == Part::Expert),
+    |p| attends(p, |a| matches!(a.q, Part::Sum { .. })),
+    |p| attends(p, |a| a.latent.is_some()),
+    |p| p.steps.iter().any(|s| matches!(s.work, Work::Convolution(_))),
+    |p| !p.streams.is_empty() && !p.memories.is_empty(),
+];
 
 /// The random bundle of `seed`, all its matrices in `codec`.
 pub fn bundle(dir: &Path, seed: u64, codec: Codec) -> Bundle {

@@ -17,7 +17,8 @@ pub(super) struct Config {
     pub(super) num_experts: u32,
     top_k: Option<u32>,
     routing_strategy: Option<String>,
-    act_fn: Option<String>,
+    /// The experts' non-linearity; absent means the base model's.
+    pub(super) act_fn: Option<String>,
     top_p: Option<f32>,
     keep_top_k: Option<u32>,
     entropy_threshold: Option<f32>,
@@ -25,6 +26,7 @@ pub(super) struct Config {
     entropy_type: Option<String>,
     entropy_eps: Option<f32>,
     expert_lora: Option<ExpertLora>,
+    init_lora_weights: Option<Value>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -35,6 +37,8 @@ struct ExpertLora {
     r: Option<u32>,
     lora_alpha: Option<f64>,
     use_rslora: Option<bool>,
+    #[serde(default)]
+    use_dora: bool,
 }
 
 /// How an adapter's experts are chosen.
@@ -49,16 +53,18 @@ pub(super) enum Kind {
 }
 
 /// Keys that say how the adapter was trained or found, or whose usual value changes nothing.
-const HARMLESS: [&str; 24] = [
+const HARMLESS: [&str; 27] = [
     "auto_mapping",
     "base_model_name_or_path",
     "bias",
     "corda_config",
     "eva_config",
+    "exclude_modules",
     "fan_in_fan_out",
     "inference_mode",
-    "init_lora_weights",
     "jitter_noise",
+    "layers_pattern",
+    "layers_to_transform",
     "lora_dropout",
     "lora_init",
     "loftq_config",
@@ -66,6 +72,7 @@ const HARMLESS: [&str; 24] = [
     "megatron_core",
     "name",
     "peft_version",
+    "qalora_group_size",
     "revision",
     "router_aux_loss_coef",
     "router_dyn_loss_coef",
@@ -90,6 +97,17 @@ impl Config {
         if let Some((key, value)) = unknown {
             return Err(Failure::new(format!("adapter_config.json: {key} is {value}, which this version of hotset does not know")));
         }
+        if config.expert_lora.as_ref().is_some_and(|e| e.use_dora) {
+            return Err(Failure::new("adapter_config.json: expert_lora.use_dora is true, which this version of hotset does not know"));
+        }
+        // These start from a part of the base model's weights and take it out of them, so the adapter is not for the base model as published.
+        let replaces = |init: &str| ["pissa", "olora", "corda", "loftq", "lora_ga"].iter().any(|p| init.starts_with(p));
+        if let Some(init) = config.init_lora_weights.as_ref().and_then(Value::as_str).filter(|i| replaces(&i.to_lowercase())) {
+            return Err(Failure::new(format!(
+                "adapter_config.json: init_lora_weights {init:?} changes the base model; PEFT can save such an adapter as a plain one \
+                 (path_initial_model_for_weight_conversion)"
+            )));
+        }
         if config.r == 0 {
             return Err(Failure::new("adapter_config.json: r is 0; expected a positive rank"));
         }
@@ -102,15 +120,13 @@ impl Config {
                 "adapter_config.json: {key} {value:?} is not supported; hotset knows LoRA, MixLoRA and DynMoLE adapters"
             )))
         };
-        if let Some(act) = &self.act_fn {
-            return unsupported("act_fn", act);
-        }
         if self.peft_type != "LORA" && self.num_experts == 0 {
             return Err(Failure::new("adapter_config.json: num_experts is missing"));
         }
         match (self.peft_type.as_str(), self.routing_strategy.as_deref()) {
             ("LORA", None) => Ok(Kind::Plain),
-            ("MIXLORA", Some("mixtral")) => Ok(Kind::Mixture { k: self.top_k.unwrap_or(2) }),
+            // The older name and today's.
+            ("MIXLORA", Some("mixtral" | "mixlora")) => Ok(Kind::Mixture { k: self.top_k.unwrap_or(2) }),
             ("DYNMOLE", None | Some("dynmole")) => {
                 if let Some(other) = self.entropy_type.as_deref().filter(|t| *t != "tsallis") {
                     return unsupported("entropy_type", other);

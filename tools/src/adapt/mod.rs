@@ -2,16 +2,15 @@
 //! call them: `layers.<i>.attention.{q,k,v,o}` and `layers.<i>.ffn.{gate,up,down}`.
 
 mod config;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotset::bundle::Manifest;
-use hotset::plan::{Adapter, Delta, Linear, Name, Router, Rule, Score, Select, Tensors as _, Value, Weigh};
+use hotset::plan::{Adapter, Delta, Linear, Name, Router, Rule, Score, Select, Tensors as _, Value, Weigh, Work};
 
 use crate::checkpoint::{Checkpoint, View};
 use crate::failure::{Failure, Result};
+use crate::import::activation;
 use config::{Config, Kind};
 
 /// Rows, columns (none for a vector) and row-major values, by name.
@@ -27,6 +26,9 @@ const PROJECTIONS: [(&str, &str); 7] = [
     ("mlp.up_proj", "ffn.up"),
     ("mlp.down_proj", "ffn.down"),
 ];
+
+/// What the first mixtures called the projections of a feed-forward part.
+const OLDEST: [(&str, &str); 3] = [("gate_proj", "w1_proj"), ("down_proj", "w2_proj"), ("up_proj", "w3_proj")];
 
 /// Reads the adapter in `folder`, made for the model of `base`.
 pub(crate) fn read(folder: &Checkpoint, base: &Manifest) -> Result<(Adapter, Tensors)> {
@@ -78,12 +80,33 @@ impl Import<'_> {
             };
             self.adapter.deltas.insert(matrix, Delta { experts, rank, down: names.0, up: names.1, router });
         }
-        if let (Kind::Mixture { .. }, true) = (self.kind, self.adapter.deltas.contains_key(&format!("layers.{layer}.ffn.up.weight"))) {
-            // Two generations of names.
-            let names = [format!("layers.{layer}.mlp.moe_gate.weight"), format!("layers.{layer}.gate.weight")];
-            let router = self.router(&format!("layers.{layer}.ffn"), &names, self.base.plan.width)?;
-            self.adapter.mixtures.insert(step, router);
+        if matches!(self.kind, Kind::Mixture { .. }) {
+            self.mixture(step, layer)?;
         }
+        Ok(())
+    }
+
+    /// The router of a layer whose feed-forward part becomes a mixture.
+    fn mixture(&mut self, step: u32, layer: u32) -> Result<()> {
+        // Two generations of names.
+        let names = [format!("layers.{layer}.mlp.moe_gate.weight"), format!("layers.{layer}.gate.weight")];
+        let part = format!("layers.{layer}.ffn");
+        if !["gate", "up", "down"].iter().any(|m| self.adapter.deltas.contains_key(&format!("{part}.{m}.weight"))) {
+            // All experts are the part as it is, and so is their mixture.
+            let routers: Vec<String> = names.iter().filter_map(|n| self.find(n)).collect();
+            self.used.extend(routers);
+            return Ok(());
+        }
+        if let (Some(name), Work::Ffn(ffn)) = (&self.config.act_fn, &self.base.plan.steps[step as usize].work) {
+            let own = ffn.shared.as_ref().map(|s| s.activation);
+            if own != activation(name) {
+                return Err(Failure::new(format!(
+                    "adapter_config.json: act_fn is {name:?}, which is not the base model's; hotset does not support this"
+                )));
+            }
+        }
+        let router = self.router(&part, &names, self.base.plan.width)?;
+        self.adapter.mixtures.insert(step, router);
         Ok(())
     }
 
@@ -104,9 +127,15 @@ impl Import<'_> {
     /// The factors of all experts of a projection; none when it is not adapted.
     fn experts(&mut self, layer: u32, projection: &str) -> Result<Option<Vec<(String, String)>>> {
         let short = projection.rsplit_once('.').map_or(projection, |p| p.1);
+        let oldest = OLDEST.iter().find(|(name, _)| *name == short).map_or(short, |p| p.1);
         let mut pairs = Vec::new();
         for e in 0..self.config.num_experts {
-            let names = [format!("layers.{layer}.{projection}.experts.{e}"), format!("layers.{layer}.experts.{e}.{short}")];
+            // Three generations of names.
+            let names = [
+                format!("layers.{layer}.{projection}.experts.{e}"),
+                format!("layers.{layer}.experts.{e}.{short}"),
+                format!("layers.{layer}.experts.{e}.{oldest}"),
+            ];
             pairs.extend(self.pair(&names));
         }
         match pairs.len() as u32 {

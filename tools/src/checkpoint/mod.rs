@@ -65,6 +65,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Where it lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// `config.json`.
     pub(crate) fn config(&self) -> &Map<String, Value> {
         &self.config

@@ -80,7 +80,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return Err(Failure::new("the two bundles have different tokenizers, their predictions cannot be compared"));
     }
     let text = documents::read(&args.text)?;
-    let mut stream = documents::tokens(&engine, &text)?;
+    let mut stream = documents::tokens(engine.tokenizer()?, &text)?;
     let all = stream.len();
     stream.truncate(args.limit.unwrap_or(all).max(2));
     if stream.len() < 2 {

@@ -8,6 +8,7 @@ mod devices;
 mod eval;
 mod inspect;
 mod logits;
+mod moefy;
 mod replay;
 mod run;
 mod synth;
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Trace(trace::Args),
     Replay(replay::Args),
     Synth(synth::Args),
+    Moefy(moefy::Args),
 }
 
 impl Command {
@@ -47,6 +49,7 @@ impl Command {
             Command::Trace(args) => trace::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Synth(args) => synth::run(args),
+            Command::Moefy(args) => moefy::run(args),
         }
     }
 }

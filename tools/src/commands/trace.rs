@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let engine = Engine::open(&args.bundle, &EngineOptions { device: Device::Cpu, threads: args.threads, ..EngineOptions::default() })?;
     let mut streams: Vec<Vec<u32>> = args.random.iter().map(|&n| documents::random(engine.plan().vocab).take(n).collect()).collect();
     for path in &args.text {
-        let mut tokens = documents::tokens(&engine, &documents::read(path)?)?;
+        let mut tokens = documents::tokens(engine.tokenizer()?, &documents::read(path)?)?;
         tokens.truncate(args.limit.unwrap_or(usize::MAX));
         streams.push(tokens);
     }

@@ -191,13 +191,8 @@ impl<'a> Config<'a> {
 
     /// The non-linearity under `key`; SiLU when absent, as every gated family has it.
     pub(crate) fn activation(&self, key: &str) -> Result<Activation> {
-        match self.text(key)?.unwrap_or("silu") {
-            "silu" | "swish" => Ok(Activation::Silu),
-            "gelu" | "gelu_python" => Ok(Activation::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
-            "relu" => Ok(Activation::Relu),
-            other => Err(self.unsupported(key, &format!("the non-linearity {other:?}"))),
-        }
+        let name = self.text(key)?.unwrap_or("silu");
+        activation(name).ok_or_else(|| self.unsupported(key, &format!("the non-linearity {name:?}")))
     }
 
     /// Fails unless the flag under `key` has the only value this importer's maths knows.
@@ -219,5 +214,16 @@ impl<'a> Config<'a> {
 
     fn full(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// The non-linearity that transformers calls so; none when there is no such one here.
+pub(crate) fn activation(name: &str) -> Option<Activation> {
+    match name {
+        "silu" | "swish" => Some(Activation::Silu),
+        "gelu" | "gelu_python" => Some(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" => Some(Activation::GeluTanh),
+        "relu" => Some(Activation::Relu),
+        _ => None,
     }
 }

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use hotset::bundle::{BundleWriter, FORMAT, Manifest, PADDING, Provenance, RecordLayout, TensorInfo};
 use hotset::codec::{Codec, Layout, PANEL, encode_panels};
 
+use super::share::share;
 use super::{Dense, Import, Shape, Source, Usage};
 use crate::checkpoint::{Checkpoint, Tokenizer};
 use crate::failure::{Failure, Result};
@@ -39,7 +40,8 @@ pub(crate) struct Options<'a> {
 
 /// Writes the bundle; nothing appears at the target unless everything succeeds.
 pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<Tokenizer>, options: &Options<'_>) -> Result<Manifest> {
-    let Import { mut plan, dense, experts } = import;
+    let Import { mut plan, dense, mut experts } = import;
+    share(checkpoint, &mut plan, &mut experts)?;
     let codec = options.codec.unwrap_or(DEFAULT);
     let mut history = format!("converted to {codec}");
     for (pool, records) in plan.pools.iter_mut().zip(&experts) {

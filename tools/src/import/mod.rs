@@ -19,6 +19,7 @@ mod gpt_oss;
 mod granite;
 mod jetmoe;
 mod lfm2_moe;
+mod llama;
 mod llama_moe_v2;
 mod mixtral;
 mod mla;
@@ -32,6 +33,7 @@ mod qwen3_moe;
 mod readme;
 mod rmoe;
 mod rope;
+mod share;
 mod slice;
 mod source;
 mod turned;
@@ -48,6 +50,7 @@ use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
 
 use builder::Builder;
+pub(crate) use config::activation;
 use config::{Config, Read};
 
 pub(crate) use encode::{DEFAULT, Options, write};
@@ -99,7 +102,7 @@ const NAMESAKES: [(&str, &[&str], &str); 3] = [
 ];
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 22] = [
+const FAMILIES: [(&str, Importer); 23] = [
     ("coe_deepseekv2", coe::import),
     ("deepseek_v2", deepseek::import_v2),
     ("deepseek_v3", deepseek::import_v3),
@@ -112,6 +115,7 @@ const FAMILIES: [(&str, Importer); 22] = [
     ("granitemoeshared", granite::import),
     ("jetmoe", jetmoe::import),
     ("lfm2_moe", lfm2_moe::import),
+    ("llama", llama::import),
     ("llama_moe_rnn", rmoe::import),
     ("llama_moe_v2", llama_moe_v2::import),
     ("minicpm", blockffn::import),
@@ -125,14 +129,15 @@ const FAMILIES: [(&str, Importer); 22] = [
 ];
 
 /// Compiles a checkpoint; also returns the family's name.
-pub(crate) fn import(config: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
+pub(crate) fn import(json: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
     let read = Read::default();
-    let config = Config::new(config, &read);
+    let config = Config::new(json, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
     let Some(model_type) = config.text("model_type")? else {
         return Err(Failure::new(format!("config.json: model_type is missing; expected one of {names}")));
     };
-    let namesake = |(name, keys, _): &&(&str, &[&str], &str)| *name == model_type && keys.iter().any(|k| config.get(k).is_some());
+    let namesake =
+        |(name, keys, _): &&(&str, &[&str], &str)| *name == model_type && keys.iter().any(|k| json.get(*k).is_some_and(|v| !v.is_null()));
     let model_type = NAMESAKES.iter().find(namesake).map_or(model_type, |n| n.2);
     let Some(&(family, importer)) = FAMILIES.iter().find(|f| f.0 == model_type) else {
         return Err(Failure::new(format!("config.json: model_type {model_type:?} is not supported; hotset knows {names}")));

@@ -67,6 +67,11 @@ impl Slice {
         Slice { transposed: true, ..self.clone() }
     }
 
+    /// The same part with rows and columns as stored.
+    pub(crate) fn as_stored(&self) -> Slice {
+        Slice { transposed: false, ..self.clone() }
+    }
+
     /// The part of `tensor` that this names; `None` when the tensor has no such part.
     pub(crate) fn view(&self, tensor: &Tensor) -> Option<View> {
         let view = View::new(tensor, self.index)?;

@@ -83,6 +83,22 @@ impl Source {
         }
     }
 
+    /// A few of the values, quick to read, by which most matrices with `cols` columns can be told apart.
+    pub(crate) fn sample(&self, checkpoint: &Checkpoint, cols: usize) -> Result<Vec<f32>> {
+        // What is stored the other way round has its neighbours in a column.
+        let (source, cols) = match self {
+            Source::Slice(slice) => {
+                let stored = slice.as_stored();
+                let cols = stored.shape(checkpoint)?.1;
+                (&Source::Slice(stored), cols)
+            }
+            other => (other, cols),
+        };
+        let mut values = vec![0.0; cols];
+        source.read(checkpoint, 0..1, cols, &mut values)?;
+        Ok(values)
+    }
+
     /// Reads rows `rows` of a matrix with `cols` columns (a vector has one row) to `out`, row-major.
     pub(crate) fn read(&self, checkpoint: &Checkpoint, rows: Range<usize>, cols: usize, out: &mut [f32]) -> Result<()> {
         match self {

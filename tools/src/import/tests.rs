@@ -123,8 +123,13 @@ fn nothing_is_left_over() {
 fn every_tensor_is_checked() {
     for case in cases() {
         let (config, tensors) = open(&case);
-        let constant = |n: &str| [".attn.mask", ".attn.cum_weight", ".rotary_emb.inv_freq"].iter().any(|end| n.ends_with(end));
-        for name in tensors.keys().filter(|n| !constant(n)) {
+        let constant = |n: &str| [".attn.mask", ".attn.cum_weight", ".inv_freq"].iter().any(|end| n.ends_with(end));
+        // Layers that only guess further tokens are left out.
+        let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        let beyond = |n: &str| {
+            n.split('.').nth(2).and_then(|i| i.parse::<u64>().ok()).is_some_and(|i| n.starts_with("model.layers.") && i >= layers)
+        };
+        for name in tensors.keys().filter(|n| !constant(n) && !beyond(n)) {
             let tied_copy = name == "lm_head.weight" && config.get("tie_word_embeddings") == Some(&json!(true));
             let mut missing = tensors.clone();
             missing.remove(name);
@@ -155,6 +160,24 @@ fn unsupported_options_are_named() {
         ("mixtral", "frobnicate", json!(false), "frobnicate"),
         ("mixtral", "rope_parameters", json!({ "rope_type": "linear" }), "factor"),
         ("olmoe", "clip_qkv", json!(-1.0), "clip_qkv"),
+        ("deepseek_v2", "topk_method", json!("noaux_tc"), "noaux_tc"),
+        ("deepseek_v2", "scoring_func", json!("sigmoid"), "sigmoid"),
+        ("deepseek_v3", "scoring_func", json!("softmax"), "softmax"),
+        ("deepseek_v3", "index_topk", json!(2048), "index_topk"),
+        ("glm4_moe", "partial_rotary_factor", json!("half"), "partial_rotary_factor"),
+        ("glm4_moe_old", "partial_rotary_factor", json!(1.5), "partial_rotary_factor"),
+        ("gpt_oss", "layer_types", json!(["chunked_attention", "full_attention"]), "chunked_attention"),
+        ("gpt_oss", "hidden_act", json!("gelu"), "gelu"),
+        ("gpt_oss", "experts_per_token", json!(1), "experts_per_token"),
+        ("lfm2_moe", "layer_types", json!(["mamba", "full_attention"]), "mamba"),
+        ("phimoe", "num_experts_per_tok", json!(1), "num_experts_per_tok"),
+        (
+            "phimoe_longrope_long",
+            "rope_scaling",
+            json!({ "type": "longrope", "short_factor": [1, 1], "long_factor": [1, 1] }),
+            "short_factor",
+        ),
+        ("ernie4_5_moe", "moe_layer_end_index", json!(-2), "moe_layer_end_index"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "sliding_attention"]), "use_sliding_window"),
         ("granitemoe", "logits_scaling", json!(0.0), "logits_scaling"),
@@ -201,6 +224,41 @@ fn unsupported_options_are_named() {
     let (mut config, tensors) = open("mixtral");
     config.remove("model_type");
     assert!(import(&config, &tensors).expect_err("refused").to_string().contains("qwen3_moe"));
+}
+
+/// Keys that published configurations have, beside those that decide something.
+#[test]
+fn published_keys_are_known() {
+    for (case, keys) in [
+        (
+            "mixtral",
+            json!({ "_name_or_path": "x", "torch_dtype": "bfloat16", "use_cache": true, "hidden_dropout": 0.0, "eos_token_id": [1, 2] }),
+        ),
+        ("deepseek_v2", json!({ "aux_loss_alpha": 0.001, "seq_aux": true, "ep_size": 1, "moe_layer_freq": 1, "scoring_func": "softmax" })),
+        ("deepseek_v3", json!({ "topk_method": "noaux_tc", "scoring_func": "sigmoid", "auto_map": {}, "pretraining_tp": 1 })),
+        ("gpt_oss", json!({ "initial_context_length": 4096, "experts_per_token": 2, "transformers_version": "4.55.0" })),
+        ("phimoe", json!({ "input_jitter_noise": 0.01, "original_max_position_embeddings": 64, "hidden_dropout": 0.0 })),
+        (
+            "ernie4_5_moe",
+            json!({ "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": true, "num_nextn_predict_layers": 1 }),
+        ),
+        ("qwen2_moe", json!({ "max_window_layers": 21, "sliding_window": 32768 })),
+    ] {
+        let (mut config, tensors) = open(case);
+        config.extend(keys.as_object().unwrap().clone());
+        let imported = import(&config, &tensors);
+        assert!(imported.is_ok(), "{case}: {:?}", imported.err());
+    }
+}
+
+/// How long conversations may become follows from the configuration.
+#[test]
+fn contexts() {
+    for (case, context) in [("mixtral", 128), ("mixtral_dynamic_long", 48), ("qwen3_moe_longrope_long", 128), ("deepseek_v3_yarn_old", 128)]
+    {
+        let (config, tensors) = open(case);
+        assert_eq!(import(&config, &tensors).unwrap().1.plan.context, Some(context), "{case}");
+    }
 }
 
 /// Families that share a `model_type` are told apart, and what one of them ignores is ignored.

@@ -3,6 +3,8 @@
 use half::f16;
 use hotset::codec::{Codec, Layout};
 
+use crate::random::Random;
+
 /// Fills a stored matrix with weights of mean zero and about the given standard deviation.
 ///
 /// Random bits serve as weights once the bits that decide the magnitude are fixed: the exponent of floats (which leaves ±[1, 2) times a power
@@ -44,17 +46,7 @@ pub(super) fn float_deviation(deviation: f32) -> f32 {
 /// Repeats 16 bits four times.
 const REPEAT: u64 = 0x0001_0001_0001_0001;
 
-/// SplitMix64: one multiplication chain for eight bytes, and good enough for weights nobody trained.
-pub(super) struct Random(pub(super) u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
     /// Random bits where `mask` is set, `fixed` elsewhere. Planes are multiples of 8 bytes long.
     fn fill(&mut self, out: &mut [u8], mask: u64, fixed: u64) {
         for chunk in out.chunks_exact_mut(8) {

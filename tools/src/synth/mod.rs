@@ -16,7 +16,8 @@ use hotset::bundle::{BundleWriter, RecordLayout, TensorInfo};
 use hotset::codec::{Codec, Layout};
 use hotset::plan::Pool;
 
-use fill::{Random, fill, float_deviation};
+use crate::random::Random;
+use fill::{fill, float_deviation};
 use shape::{ATTENTION_OUTPUT, BIAS, EMBEDDING};
 pub(crate) use shape::{SHAPES, Shape};
 

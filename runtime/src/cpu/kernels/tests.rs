@@ -72,9 +72,12 @@ fn products_are_the_same_bits_on_every_instruction_set() {
 #[test]
 fn extremes_of_the_integer_codecs_do_not_saturate() {
     let one = half::f16::ONE.to_le_bytes();
-    for (codec, word, scale, weight) in
-        [(Codec::Q4, 0xff, &one[..], 7.0), (Codec::Q8, 0x80, &one, -128.0), (Codec::Mxfp4, 0xff, &[127], -6.0), (Codec::Mxfp4, 0x77, &[127], 6.0)]
-    {
+    for (codec, word, scale, weight) in [
+        (Codec::Q4, 0xff, &one[..], 7.0),
+        (Codec::Q8, 0x80, &one, -128.0),
+        (Codec::Mxfp4, 0xff, &[127], -6.0),
+        (Codec::Mxfp4, 0x77, &[127], 6.0),
+    ] {
         let layout = Layout::new(codec, 16, 32).unwrap();
         let mut bytes = vec![word; layout.scales_at()];
         bytes.extend(scale.repeat((layout.bytes() - layout.scales_at()) / scale.len()));

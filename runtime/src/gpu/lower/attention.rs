@@ -7,7 +7,7 @@ use crate::codec::PANEL;
 use crate::error::Result;
 use crate::gpu::program::Program;
 use crate::gpu::scratch::{Projected, query_sets, routes, row};
-use crate::plan::{Attention, Latent, Part, Role, Routed, State, Step};
+use crate::plan::{Attention, Latent, Linear, Part, Role, Routed, State, Step};
 
 /// An attention step and what it works with.
 #[derive(Clone, Copy)]
@@ -57,25 +57,20 @@ impl Lower<'_> {
     /// What matrices that all tokens share make of the input.
     fn shared(&self, program: &mut Program, site: &Site<'_>) -> Result<()> {
         let (s, a, at) = (self.scratch, site.a, &site.at);
-        let mut input = (&s.a, site.stride);
+        let input = (&s.a, site.stride);
         let mut factors = Vec::new();
-        match (&a.q, &a.latent) {
-            (Part::Shared(q), None) => factors.push(Factor::new(q, 0, at.q_stride / 4)),
-            (Part::Shared(q), Some(l)) => self.queries(program, a, l, &Factor::new(q, 0, 0), input)?,
-            (Part::LowRank { down, norm, up }, latent) => {
+        match &a.q {
+            Part::Shared(q) if a.latent.is_none() => factors.push(Factor::new(q, 0, at.q_stride / 4)),
+            Part::Shared(q) => self.queries(program, site, q, input)?,
+            Part::LowRank { down, norm, up } => {
                 let rank = self.rows_of(&down.weight)?;
                 let stride = row(rank) / 4;
                 self.product(program, &Product::new(vec![Factor::new(down, 0, stride)], input, &s.hidden))?;
                 self.norm(program, norm, (rank, stride), &s.hidden, &s.mixed)?;
-                let up = Factor::new(up, 0, at.q_stride / 4);
-                match latent {
-                    None => self.product(program, &Product::new(vec![up], (&s.mixed, stride), &s.projected))?,
-                    Some(l) => self.queries(program, a, l, &up, (&s.mixed, stride))?,
-                }
+                self.queries(program, site, up, (&s.mixed, stride))?;
             }
-            (Part::Expert | Part::Sum { .. } | Part::Input, _) => {}
+            Part::Expert | Part::Sum { .. } | Part::Input => {}
         }
-        input.0 = &s.a;
         for (part, out) in [(&a.k, at.k), (&a.v, at.v)].into_iter().take(if site.state.tied { 1 } else { 2 }) {
             if let Part::Shared(linear) = part {
                 factors.push(Factor::new(linear, out / 4, at.kv_stride / 4));
@@ -84,46 +79,43 @@ impl Lower<'_> {
         if factors.is_empty() { Ok(()) } else { self.product(program, &Product::new(factors, input, &s.projected)) }
     }
 
-    /// Queries of a latent, `q · x`: as they are in `hidden`, mapped to the latent in `projected`.
-    fn queries(&self, program: &mut Program, a: &Attention, l: &Latent, q: &Factor<'_>, x: (&wgpu::Buffer, u32)) -> Result<()> {
-        let (s, head) = (self.scratch, l.query + a.head_dim - l.rank);
+    /// Queries `q · x`: in `projected`; or those of a latent as they are in `hidden`, and mapped to it in `projected`.
+    fn queries(&self, program: &mut Program, site: &Site<'_>, q: &Linear, x: (&wgpu::Buffer, u32)) -> Result<()> {
+        let (s, a, stride) = (self.scratch, site.a, site.at.q_stride / 4);
+        let Some(l) = &a.latent else {
+            return self.product(program, &Product::new(vec![Factor::new(q, 0, stride)], x, &s.projected));
+        };
+        let head = l.query + a.head_dim - l.rank;
         let width = row(a.heads * head);
-        let q = Factor { weight: q.weight, bias: q.bias, out: 0, stride: width / 4 };
-        self.product(program, &Product::new(vec![q], x, &s.hidden))?;
+        self.product(program, &Product::new(vec![Factor::new(q, 0, width / 4)], x, &s.hidden))?;
         // A head's columns begin at a whole vec4.
         let (x, between) = if head.is_multiple_of(4) {
             ((&s.hidden, width / 4), head / 4)
         } else {
             let padded = row(l.query);
-            self.pack(program, a.heads, l.query, (&s.hidden, head, width), (&s.mixed, padded, a.heads * padded))?;
+            self.pack(program, (a.heads, l.query), (&s.hidden, head, width), (&s.mixed, padded, a.heads * padded))?;
             ((&s.mixed, a.heads * padded / 4), padded / 4)
         };
-        let stride = self.projected_of(a).q_stride / 4;
-        self.stacked(program, &l.absorb, l.rank, between, x, (&s.projected, stride))
+        self.stacked(program, (&l.absorb, l.rank), between, x, (&s.projected, stride))
     }
 
     /// Values of a latent from what its heads mixed; where they are, side by side.
     fn expand(&self, program: &mut Program, a: &Attention, l: &Latent) -> Result<(&wgpu::Buffer, u32)> {
         let (s, rank, head) = (self.scratch, row(l.rank), Latent::padded(l.value));
         let (before, width) = (row(a.heads * head), row(a.heads * l.value));
-        self.stacked(program, &l.expand, l.value, rank / 4, (&s.mixed, a.heads * rank / 4), (&s.hidden, before / 4))?;
+        self.stacked(program, (&l.expand, l.value), rank / 4, (&s.mixed, a.heads * rank / 4), (&s.hidden, before / 4))?;
         if head == l.value {
             return Ok((&s.hidden, before / 4));
         }
-        self.pack(program, a.heads, l.value, (&s.hidden, head, before), (&s.mixed, l.value, width))?;
+        self.pack(program, (a.heads, l.value), (&s.hidden, head, before), (&s.mixed, l.value, width))?;
         Ok((&s.mixed, width / 4))
     }
 
-    fn projected_of(&self, a: &Attention) -> Projected {
-        Projected::new(a, &self.plan.states[a.state as usize], 1, self.scratch.batch)
-    }
-
-    /// Each head's matrix of `rows` rows times its own columns of x, `between` vec4 apart.
+    /// Each head's matrix of a stack, so many rows of it, times its own columns of x, `between` vec4 apart.
     fn stacked(
         &self,
         program: &mut Program,
-        stack: &str,
-        rows: u32,
+        (stack, rows): (&str, u32),
         between: u32,
         x: (&wgpu::Buffer, u32),
         (y, stride): (&wgpu::Buffer, u32),
@@ -133,12 +125,11 @@ impl Lower<'_> {
         self.product(program, &Product { blocks: Some(blocks), ..Product::new(vec![factor], x, y) })
     }
 
-    /// Moves `width` elements of each head. Buffers with the distances between heads and between tokens.
+    /// Moves `width` elements of each of some heads. Buffers with the distances between heads and between tokens.
     fn pack(
         &self,
         program: &mut Program,
-        heads: u32,
-        width: u32,
+        (heads, width): (u32, u32),
         (before, from_head, from_token): (&wgpu::Buffer, u32, u32),
         (after, to_head, to_token): (&wgpu::Buffer, u32, u32),
     ) -> Result<()> {

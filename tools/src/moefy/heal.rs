@@ -1,0 +1,68 @@
+//! Fine-tuning after the cut: all weights learn to predict the next token with what is left active.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::BALANCE;
+use super::moe::Moe;
+use super::shape::Shape;
+use super::split::Split;
+use super::weights::Weights;
+use crate::failure::{Failure, Result};
+use crate::random::Random;
+use crate::training::{Batch, Batches, Model, Optimiser, Schedule, cross_entropy, held_out};
+
+/// How often the held-out loss is taken while healing.
+const CHECKS: usize = 5;
+
+/// How to heal.
+pub(crate) struct Healing {
+    pub(crate) schedule: Schedule,
+    /// Windows of a step.
+    pub(crate) batch: usize,
+}
+
+/// Told what happens.
+pub(crate) trait Progress {
+    /// A step was made, with this loss on its batch in nats per token.
+    fn step(&mut self, step: usize, loss: f64);
+    /// The held-out loss after `step` steps, in nats per token.
+    fn held_out(&mut self, step: usize, loss: f64) -> Result<()>;
+}
+
+/// Trains `weights` on `text`; returns the held-out loss.
+pub(super) fn heal(
+    (shape, split): (&Shape, &Split),
+    weights: &Weights,
+    healing: &Healing,
+    (text, held): (&Batches<'_>, &[Batch]),
+    random: Random,
+    (progress, stop): (&mut dyn Progress, &AtomicBool),
+) -> Result<(Weights, f64)> {
+    let (weights, variables) = weights.trainable()?;
+    let steps = healing.schedule.steps;
+    let mut optimiser = Optimiser::new(variables, healing.schedule)?;
+    let mut last = f64::NAN;
+    for (step, batch) in text.shuffled(healing.batch, random).take(steps).enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Failure::new("interrupted; nothing was written"));
+        }
+        let batch = batch?;
+        let (logits, balance) = Moe::load(shape, split, &weights)?.forward(&batch.inputs)?;
+        let loss = cross_entropy(&logits, &batch.targets)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        if !value.is_finite() {
+            return Err(Failure::new(format!("the loss is {value} at step {}; a smaller --lr keeps training stable", step + 1)));
+        }
+        let objective = match balance {
+            Some(balance) => (loss + (balance * BALANCE)?)?,
+            None => loss,
+        };
+        optimiser.step(&objective)?;
+        progress.step(step + 1, value);
+        if (step + 1) % steps.div_ceil(CHECKS) == 0 || step + 1 == steps {
+            last = held_out(&Moe::load(shape, split, &weights)?, held)?;
+            progress.held_out(step + 1, last)?;
+        }
+    }
+    Ok((weights, last))
+}

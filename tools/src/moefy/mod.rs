@@ -1,0 +1,178 @@
+//! Dense → Mixture-of-Experts: cuts the feed-forward layers of a LLaMA, and if so wished its attention heads, into experts, gives them
+//! routers, and heals what the cut has cost. The result is a checkpoint folder in the format of LLaMA-MoE v2.
+//!
+//! What the dense model reads of the calibration text is clustered in every layer; cluster centres become router rows. A neuron goes to the
+//! expert whose tokens it matters most to. No weight changes until healing: with all experts active, evenly weighed and scaled by their
+//! number, the MoE is the dense model.
+
+mod align;
+mod attention;
+mod cluster;
+mod decoder;
+mod dense;
+mod heal;
+mod importance;
+mod moe;
+mod ops;
+mod output;
+mod partition;
+mod router;
+mod routing;
+mod shape;
+mod slicing;
+mod softmax;
+mod split;
+mod weights;
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use hotset::text::Tokenizer;
+
+use crate::checkpoint::Checkpoint;
+use crate::failure::{Failure, Result};
+use crate::random::Random;
+use crate::training::{Batch, Batches, held_out};
+use crate::{documents, import};
+
+use dense::Dense;
+use importance::measure;
+use moe::Moe;
+use partition::Partition;
+use shape::Shape;
+use slicing::{NewLayer, slice};
+use weights::Weights;
+
+pub(crate) use heal::{Healing, Progress};
+pub(crate) use output::Folder;
+pub(crate) use split::{HeadSplit, Split};
+
+/// Weight of the balance loss beside the prediction error.
+const BALANCE: f64 = 0.01;
+/// Windows that are run at once where nothing is trained.
+const WINDOWS: usize = 16;
+
+/// How routers begin, and with them the partition of neurons.
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+pub(crate) enum Start {
+    /// Cluster centres; neurons by importance.
+    Clustered,
+    /// Random; neurons in their order.
+    Random,
+}
+
+/// How to convert.
+pub(crate) struct Options {
+    pub(crate) split: Split,
+    pub(crate) start: Start,
+    /// Tokens of text that clustering, importance and alignment look at.
+    pub(crate) calibration: usize,
+    /// Tokens of a window.
+    pub(crate) window: usize,
+    pub(crate) healing: Option<Healing>,
+    pub(crate) seed: u64,
+}
+
+/// Losses on held-out text, in nats per token.
+pub(crate) struct Losses {
+    pub(crate) dense: f64,
+    /// After the cut, before healing.
+    pub(crate) cut: f64,
+    pub(crate) healed: Option<f64>,
+    /// Tokens that were predicted.
+    pub(crate) tokens: usize,
+}
+
+/// A dense model and the text to convert it with.
+pub(crate) struct Source {
+    pub(crate) checkpoint: Checkpoint,
+    shape: Shape,
+    bos: Option<u32>,
+    /// Tokens to learn from.
+    text: Vec<u32>,
+    /// Tokens to measure with, from the end of the text.
+    held: Vec<u32>,
+}
+
+impl Source {
+    /// Opens a LLaMA checkpoint and reads the texts. The last `held_out` tokens, at most a tenth of all, are kept aside.
+    pub(crate) fn open(path: &Path, texts: &[std::path::PathBuf], held_out: usize) -> Result<Source> {
+        let checkpoint = Checkpoint::open(path)?;
+        let (family, llama) = import::import(checkpoint.config(), checkpoint.tensors())?;
+        if family != "llama" {
+            return Err(Failure::new(format!("config.json: model_type is {family:?}; moefy converts dense models of type \"llama\"")));
+        }
+        let shape = Shape::of(&llama)?;
+        let Some(tokenizer) = checkpoint.tokenizer(llama.plan.vocab)? else {
+            return Err(Failure::new(format!("{} has no tokenizer.json, which moefy needs to read text", path.display())));
+        };
+        let tokenizer = Tokenizer::new(&tokenizer.json, tokenizer.text, llama.plan.vocab)?;
+        let mut text = Vec::new();
+        for path in texts {
+            text.extend(documents::tokens(&tokenizer, &documents::read(path)?)?);
+        }
+        let held = text.split_off(text.len() - (text.len() / 10).min(held_out));
+        Ok(Source { checkpoint, shape, bos: tokenizer.bos(), text, held })
+    }
+
+    /// Key heads of the dense model.
+    pub(crate) fn kv_heads(&self) -> usize {
+        self.shape.kv_heads
+    }
+
+    /// Writes the converted model to `folder`.
+    pub(crate) fn convert(&self, options: &Options, folder: Folder, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Losses> {
+        let (shape, split) = (&self.shape, &options.split);
+        split.check(shape)?;
+        let windows = |tokens| {
+            let short = || {
+                let message = "the text is too short: its first nine tenths and the rest must each hold a window";
+                Failure::new(format!("{message} of {} tokens, see --window", options.window))
+            };
+            Batches::new(tokens, self.bos, options.window).ok_or_else(short)
+        };
+        let (text, held) = (windows(&self.text)?, windows(&self.held)?.in_order(WINDOWS)?);
+        let calibration = windows(&self.text[..self.text.len().min(options.calibration.max(options.window + 1))])?.in_order(WINDOWS)?;
+
+        let weights = Weights::read(&self.checkpoint)?;
+        let dense = Dense::load(shape, &weights)?;
+        let mut random = Random(options.seed);
+        let dense_loss = held_out(&dense, &held)?;
+        let mut moe = cut(&dense, &weights, shape, options, &calibration, &mut random)?;
+        if split.bias {
+            align::align(&dense, shape, split, &mut moe, &calibration)?;
+        }
+        drop((dense, weights));
+        let cut_loss = held_out(&Moe::load(shape, split, &moe)?, &held)?;
+        progress.held_out(0, cut_loss)?;
+        let mut healed = None;
+        if let Some(healing) = &options.healing {
+            let (weights, loss) = heal::heal((shape, split), &moe, healing, (&text, &held), random, (progress, stop))?;
+            (moe, healed) = (weights, Some(loss));
+        }
+        folder.finish(&self.checkpoint, &split.config(self.checkpoint.config(), shape), &moe)?;
+        Ok(Losses { dense: dense_loss, cut: cut_loss, healed, tokens: held.iter().map(|b| b.targets.elem_count()).sum() })
+    }
+}
+
+/// The MoE's weights before anything is trained.
+fn cut(dense: &Dense, weights: &Weights, shape: &Shape, options: &Options, text: &[Batch], random: &mut Random) -> Result<Weights> {
+    let Split { experts, residual, .. } = options.split;
+    let (gates, partitions) = match options.start {
+        Start::Clustered => {
+            let gates = router::clustered(dense, shape, experts, text, random)?;
+            let importance = measure(dense, shape, &gates, text)?;
+            (gates, importance.iter().map(|i| Partition::by_importance(i, residual)).collect::<Vec<_>>())
+        }
+        Start::Random => {
+            let gates = (0..shape.layers).map(|_| router::random(shape, experts, random));
+            (gates.collect::<candle_core::Result<_>>()?, vec![Partition::sequential(shape.hidden, experts, residual); shape.layers])
+        }
+    };
+    let mut layers = Vec::new();
+    for (gate, partition) in gates.into_iter().zip(partitions) {
+        let attention_gate = options.split.attention.as_ref().map(|heads| router::random(shape, heads.experts, random)).transpose()?;
+        layers.push(NewLayer { gate, partition, attention_gate });
+    }
+    Ok(slice(weights, shape, &options.split, &layers)?)
+}
