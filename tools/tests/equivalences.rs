@@ -43,13 +43,16 @@ impl Tensor {
 }
 
 impl Checkpoint {
-    /// A golden checkpoint, whose values must be f32.
+    /// A golden checkpoint.
     fn open(case: &str) -> Checkpoint {
         let bytes = std::fs::read(golden(case).join("model.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensor = |(name, t): (String, TensorView<'_>)| {
-            assert_eq!(t.dtype(), Dtype::F32);
-            let values = t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            let values = match t.dtype() {
+                Dtype::F32 => t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+                Dtype::BF16 => t.data().chunks_exact(2).map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f32()).collect(),
+                other => panic!("{name} holds {other}"),
+            };
             (name, Tensor { shape: t.shape().to_vec(), values })
         };
         let config = std::fs::read_to_string(golden(case).join("config.json")).unwrap();

@@ -2,15 +2,15 @@
 //! model takes that one. All experts a token needs are known before the first layer.
 
 use hotset::plan::{
-    Activation, Attention, Embedding, Feature, Ffn, Join, Linear, Part, Routed, Router, Score, Select, SharedFfn, State, Step, Stream,
-    Value, Weigh, Work,
+    Activation, Attention, Embedding, Expert, Feature, Ffn, Join, Linear, Part, Routed, Router, Score, Select, SharedFfn, State, Step,
+    Stream, Value, Weigh, Work,
 };
 
 use super::builder::Builder;
 use super::config::Config;
 use super::decoder::{Decoder, Half, Layer};
 use super::experts::{Gated, gated_ffn_of};
-use super::{Import, Usage, rope};
+use super::{Import, Slice, Source, Usage, rope};
 use crate::failure::{Failure, Result};
 
 /// What the tensors of the model beside begin with.
@@ -26,8 +26,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
     let decoder = Decoder { qkv_bias: bias, output_bias: bias, ..Decoder::read(&config, 1e-6)? };
     // Experts are cut out of layers of this width; how wide they are is up to the masks they were cut with.
     config.ignore(&["intermediate_size"]);
-    let (experts, activation) = (config.size("N_cluster")?, config.activation("hidden_act")?);
-    let router = Predictor::read(&config)?.build(&config, &mut b, experts)?;
+    let cut = Cut { width: decoder.width, experts: config.size("N_cluster")?, activation: config.activation("hidden_act")? };
+    let router = Predictor::read(&config)?.build(&config, &mut b, cut.experts)?;
 
     let embedding = decoder.embedding(&config, &mut b)?;
     let rotation = decoder.rotation(&config, &mut b)?;
@@ -37,10 +37,8 @@ pub(super) fn import(config: Config<'_>, mut b: Builder<'_>) -> Result<Import> {
         decoder.push(&mut b, i, Half::Mix, None, Work::Attention(attention))?;
 
         let (step, prefix) = (Half::Ffn.step(i), format!("{layer}.moe"));
-        let hidden = hidden_of(&b, &format!("{prefix}.down_proj_0.weight"))?;
-        let sizes = Gated { width: decoder.width, hidden, experts, activation };
-        let pool = pool(&mut b, &format!("{step}.experts"), &prefix, sizes)?;
-        let shared = residual(&mut b, &format!("{step}.residual"), &prefix, sizes)?;
+        let pool = cut.pool(&mut b, &format!("{step}.experts"), &prefix)?;
+        let shared = cut.residual(&mut b, &format!("{step}.residual"), &prefix)?;
         // Layers that were cut may still be there whole.
         b.ignore_all(&format!("{layer}.mlp."));
         decoder.push(&mut b, i, Half::Ffn, Some(Routed { pool, router: router.clone() }), Work::Ffn(Ffn { shared }))?;
@@ -55,33 +53,45 @@ fn hidden_of(b: &Builder<'_>, tensor: &str) -> Result<u32> {
     })
 }
 
-/// The names of an expert's gate, up and down: those of a layer's experts are not apart from each other.
-fn names(expert: &str) -> [String; 3] {
-    ["gate", "up", "down"].map(|part| format!("{part}_proj_{expert}"))
+/// What layers were cut into.
+struct Cut {
+    width: u32,
+    experts: u32,
+    activation: Activation,
 }
 
-fn pool(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<u32> {
-    let Gated { width, hidden, experts, .. } = sizes;
-    let mut records = Vec::new();
-    for e in 0..experts {
-        let mut record = Vec::new();
-        for (part, dims) in names(&e.to_string()).iter().zip([[hidden, width], [hidden, width], [width, hidden]]) {
-            record.push(b.tensor(&format!("{prefix}.{part}.weight"), &dims)?);
+impl Cut {
+    /// A layer's experts, each as wide as it was cut: all get the width of the widest, with neurons without weights.
+    fn pool(&self, b: &mut Builder<'_>, name: &str, prefix: &str) -> Result<u32> {
+        let Cut { width, experts, activation } = *self;
+        let mut cut = Vec::new();
+        for e in 0..experts {
+            let [gate, up, down] = ["gate", "up", "down"].map(|part| format!("{prefix}.{part}_proj_{e}.weight"));
+            let own = hidden_of(b, &down)?;
+            cut.push((own, b.tensor(&gate, &[own, width])?, b.tensor(&up, &[own, width])?, b.tensor(&down, &[width, own])?));
         }
-        records.push(record);
+        let hidden = cut.iter().map(|c| c.0).max().unwrap_or(0);
+        let record = |(own, gate, up, down): (u32, Slice, Slice, Slice)| -> Vec<Source> {
+            if own == hidden {
+                return vec![gate.into(), up.into(), down.into()];
+            }
+            let longer = |slice: Slice| Source::Stack(vec![(own, slice.into()), (hidden - own, Source::Constant(0.0))]);
+            vec![longer(gate), longer(up), Source::Widened(down)]
+        };
+        let signature = Expert::Ffn { hidden, gated: true, activation, bias: false };
+        Ok(b.pool(name.to_owned(), signature, cut.into_iter().map(record).collect()))
     }
-    Ok(b.pool(name.to_owned(), sizes.signature(), records))
-}
 
-/// What all experts of a layer have in common, where that is apart from them.
-fn residual(b: &mut Builder<'_>, name: &str, prefix: &str, sizes: Gated) -> Result<Option<SharedFfn>> {
-    let names = names("residual");
-    if !names.iter().any(|n| b.has(&format!("{prefix}.{n}.weight"))) {
-        return Ok(None);
+    /// What all experts of a layer have in common, where that is apart from them.
+    fn residual(&self, b: &mut Builder<'_>, name: &str, prefix: &str) -> Result<Option<SharedFfn>> {
+        let names = ["gate_proj_residual", "up_proj_residual", "down_proj_residual"];
+        if !names.iter().any(|n| b.has(&format!("{prefix}.{n}.weight"))) {
+            return Ok(None);
+        }
+        let Cut { width, experts, activation } = *self;
+        let hidden = hidden_of(b, &format!("{prefix}.down_proj_residual.weight"))?;
+        gated_ffn_of(b, name, prefix, names, Gated { width, hidden, experts, activation }, false).map(Some)
     }
-    let [gate, up, down] = &names;
-    let sizes = Gated { hidden: hidden_of(b, &format!("{prefix}.{down}.weight"))?, ..sizes };
-    gated_ffn_of(b, name, prefix, [gate, up, down], sizes, false).map(Some)
 }
 
 /// The model beside.

@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Stack(Vec<(u32, Source)>),
     /// Vectors one behind the other: how many values of each.
     Chain(Vec<(u32, Source)>),
+    /// A matrix, and zeros in the columns that it lacks.
+    Widened(Slice),
     /// Every value times a number.
     Scaled(Box<Source>, f32),
     /// Each column times its value of a vector: a norm's gain, folded into the matrix behind it.
@@ -75,7 +77,9 @@ impl Source {
     /// The tensor that holds the values, or the first of several, for messages.
     pub(crate) fn tensor(&self) -> &str {
         match self {
-            Source::Slice(slice) | Source::Directions { of: slice, .. } | Source::Mxfp4 { blocks: slice, .. } => &slice.tensor,
+            Source::Slice(slice) | Source::Widened(slice) | Source::Directions { of: slice, .. } | Source::Mxfp4 { blocks: slice, .. } => {
+                &slice.tensor
+            }
             Source::Columns { of: slice, .. } | Source::Image { matrix: slice, .. } | Source::Product { left: slice, .. } => &slice.tensor,
             Source::Constant(_) => "a constant",
             Source::Stack(parts) | Source::Chain(parts) => parts.first().map_or("nothing", |(_, s)| s.tensor()),
@@ -128,6 +132,14 @@ impl Source {
                     part.read(checkpoint, 0..1, now.len(), now)?;
                     rest = later;
                 }
+                Ok(())
+            }
+            Source::Widened(slice) => {
+                let (_, own) = slice.shape(checkpoint)?;
+                let mut narrow = vec![0.0; rows.len() * own];
+                slice.read(checkpoint, rows, &mut narrow)?;
+                out.fill(0.0);
+                out.chunks_exact_mut(cols).zip(narrow.chunks_exact(own)).for_each(|(wide, row)| wide[..own].copy_from_slice(row));
                 Ok(())
             }
             Source::Scaled(of, by) => {
@@ -281,6 +293,11 @@ mod tests {
         assert_eq!(matrix(&Source::Stack(parts), 4, 3), [3.0, 4.0, 5.0, 9.0, 10.0, 11.0, 7.0, 7.0, 7.0, 1.0, 10.0, 100.0]);
         let parts = vec![(1, Source::Constant(2.0)), (2, slice("v").columns(1..3).into()), (2, slice("v").columns_by(0..3, 2).into())];
         assert_eq!(matrix(&Source::Chain(parts), 1, 5), [2.0, 10.0, 100.0, 1.0, 100.0]);
+    }
+
+    #[test]
+    fn missing_columns_are_zero() {
+        assert_eq!(matrix(&Source::Widened(slice("b")), 3, 4), [0.0, 1.0, 0.0, 0.0, 2.0, 3.0, 0.0, 0.0, 4.0, 5.0, 0.0, 0.0]);
     }
 
     #[test]
