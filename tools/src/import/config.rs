@@ -57,7 +57,8 @@ impl<'a> Config<'a> {
     pub(crate) fn nothing_unread(&self) -> Result<()> {
         let read = self.read.keys.borrow();
         for (key, value) in self.map.iter().filter(|(_, v)| !v.is_null()) {
-            if !read.contains(&self.full(key)) && !(self.path.is_empty() && bookkeeping::is(key)) {
+            let known = read.contains(&self.full(key)) || (self.path.is_empty() && bookkeeping::is(key));
+            if !known {
                 let key = self.full(key);
                 return Err(Failure::new(format!(
                     "config.json: {key} is an option that this version of hotset does not know, at least not together with the others; \
