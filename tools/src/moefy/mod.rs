@@ -22,6 +22,8 @@ mod shape;
 mod slicing;
 mod softmax;
 mod split;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::path::Path;
