@@ -60,7 +60,8 @@ impl Case {
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            std::fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -86,7 +87,11 @@ fn losses_are_printed_and_the_folder_is_a_checkpoint() {
     }
     // Every key that the published configurations have.
     for key in config(&golden("llama_moe_v2")).as_object().unwrap().keys().filter(|k| !written.as_object().unwrap().contains_key(*k)) {
-        assert!(["attn_implementation", "attention_dropout", "initializer_range", "pad_token_id", "transformers_version", "use_cache"].contains(&key.as_str()), "{key}");
+        assert!(
+            ["attn_implementation", "attention_dropout", "initializer_range", "pad_token_id", "transformers_version", "use_cache"]
+                .contains(&key.as_str()),
+            "{key}"
+        );
     }
     let bundle = convert(&case.path("moe"), case.dir.path(), "q8");
     let done = hotset(&["run", bundle.to_str().unwrap(), "-p", "One day", "-n", "8", "--device", "cpu"]);
@@ -102,7 +107,10 @@ fn json_is_all_there_is_on_stdout() {
     assert!(report["dense"].as_f64().unwrap() < report["cut"].as_f64().unwrap());
     assert_eq!((&report["healed"], &report["history"][0]["step"]), (&Value::Null, &json!(0)));
     let written = config(&case.path("moe"));
-    assert_eq!((&written["attn_experts"], &written["top_k_attn"], &written["intermediate_size_residual"]), (&json!(4), &json!(3), &json!(86)));
+    assert_eq!(
+        (&written["attn_experts"], &written["top_k_attn"], &written["intermediate_size_residual"]),
+        (&json!(4), &json!(3), &json!(86))
+    );
     convert(&case.path("moe"), case.dir.path(), "f32");
 }
 
@@ -118,6 +126,7 @@ fn splits_that_do_not_come_out_even() {
     assert!(case.refusal(&["--experts", "4", "--attention=6"]).contains("4 or 8 experts"));
     assert!(case.refusal(&["--experts", "4", "--attention=3"]).contains("4 or 8 experts"));
     assert!(case.refusal(&["--experts", "4", "--attention=8", "--attention-top-k", "9"]).contains("9 of 8"));
+    assert!(case.refusal(&["--experts", "4", "--window", "1024"]).contains("the 512 tokens"));
     assert_eq!(case.run(&["--experts", "4", "--lr", "-1"]).0, Some(2));
     assert_eq!(case.run(&["--attention-top-k", "2"]).0, Some(2), "without --attention");
 }
@@ -136,7 +145,7 @@ fn texts() {
 #[test]
 fn models() {
     for (key, value, named) in [
-        ("model_type", json!("mixtral"), "num_local_experts"),
+        ("model_type", json!("mixtral"), "dense models"),
         ("attention_bias", json!(true), "bias"),
         ("hidden_act", json!("gelu"), "hidden_act"),
         ("attention_is_all_you_need", json!(true), "attention_is_all_you_need"),

@@ -159,7 +159,9 @@ mod tests {
     /// Points around `sizes.len()` far corners.
     fn blobs(sizes: &[usize], random: &mut Random) -> Vec<f32> {
         let point = |corner: usize, random: &mut Random| {
-            (0..3).map(|axis| if axis == corner % 3 { 10.0 * (1 + corner / 3) as f32 } else { 0.0 } + random.unit() as f32).collect::<Vec<_>>()
+            (0..3)
+                .map(|axis| if axis == corner % 3 { 10.0 * (1 + corner / 3) as f32 } else { 0.0 } + random.unit() as f32)
+                .collect::<Vec<_>>()
         };
         sizes.iter().enumerate().flat_map(|(corner, &n)| (0..n).flat_map(|_| point(corner, random)).collect::<Vec<_>>()).collect()
     }
@@ -184,7 +186,9 @@ mod tests {
     #[test]
     fn sizes_stay_within_their_limits() {
         let mut random = Random(11);
-        for (parts, k, jitter) in [(&[500, 3, 2][..], 4, 0.4), (&[97, 1, 1, 1], 4, 0.0), (&[30, 30], 7, 0.1), (&[5], 5, 0.4), (&[64, 1], 2, 0.25)] {
+        for (parts, k, jitter) in
+            [(&[500, 3, 2][..], 4, 0.4), (&[97, 1, 1, 1], 4, 0.0), (&[30, 30], 7, 0.1), (&[5], 5, 0.4), (&[64, 1], 2, 0.25)]
+        {
             let points = blobs(parts, &mut random);
             let n = points.len() / 3;
             let clusters = Clustering { points: &points, width: 3, clusters: k, jitter }.best(&mut random);
