@@ -15,15 +15,19 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?)
 }
 
-/// The tokens that `text` stands for: as it is, or, where it has separators, each document trimmed and ended by the model's own token.
+/// The tokens that `text` stands for: as it is, or, where it has separators, document by document, each trimmed. As in training, a document
+/// begins with the token that the tokenizer begins texts with; where it has none, the model's own token ends the document.
 pub(crate) fn tokens(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
     if !text.contains(SEPARATOR) {
         return Ok(tokenizer.encode(text)?);
     }
     let mut stream = Vec::new();
     for document in text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty()) {
+        stream.extend(tokenizer.bos());
         stream.extend(tokenizer.encode(document)?);
-        stream.extend(tokenizer.eos().first());
+        if tokenizer.bos().is_none() {
+            stream.extend(tokenizer.eos().first());
+        }
     }
     Ok(stream)
 }

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     // Usage errors end here with exit code 2, `--help` and `--version` with 0.
     let cli = Cli::parse();
     quiet_vulkan();
+    patient_training();
     start_logging();
     match cli.command.run() {
         Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
@@ -50,6 +51,15 @@ fn main() -> ExitCode {
 fn start_logging() {
     if let Ok(filter) = std::env::var("HOTSET_LOG") {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+}
+
+/// The workers with which `candle` splits element-wise operations wait in busy loops, which costs most of the time where other programs want
+/// the processor too, and gains little where none does. Without them it multiplies matrices on all cores still.
+fn patient_training() {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: as below.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
 }
 

@@ -78,12 +78,12 @@ struct HealingArgs {
     #[arg(long, value_name = "RATE", default_value_t = 2e-3, value_parser = positive)]
     lr: f64,
     /// Windows of text in a step
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
     /// Tokens of a window
     #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(2..))]
     window: u16,
-    /// Tokens at the end of the text that are kept aside, at most a tenth of all
+    /// Tokens at the ends of the texts that are kept aside, at most a tenth of each text
     #[arg(long, value_name = "TOKENS", default_value_t = 32768)]
     held_out: usize,
 }
@@ -95,17 +95,16 @@ fn positive(s: &str) -> std::result::Result<f64, String> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
-    let folder = Folder::begin(&args.output)?;
-    let source = Source::open(&args.source, &args.text, args.healing.held_out)?;
-    let options = args.options(source.kv_heads());
-
     // An interrupted conversion drops its folder, which removes it.
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
         .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
 
-    let bar = progress::steps(args.healing.heal);
+    let folder = Folder::begin(&args.output)?;
+    let source = Source::open(&args.source, &args.text, args.healing.held_out)?;
+    let options = args.options(source.kv_heads());
+    let bar = if args.healing.heal > 0 { progress::steps(args.healing.heal) } else { ProgressBar::hidden() };
     let mut report = Report { bar, json: args.json, history: Vec::new() };
     let losses = source.convert(&options, folder, &mut report, &stop)?;
     report.bar.finish_and_clear();
@@ -179,6 +178,10 @@ impl Report {
         }
         let path = args.output.display();
         let last = healed.unwrap_or(cut);
-        Ok(writeln!(out, "{path}: {last:.4} nats per token, {:+.4} to the dense model's {dense:.4}, on {tokens} held-out tokens", last - dense)?)
+        Ok(writeln!(
+            out,
+            "{path}: {last:.4} nats per token, {:+.4} to the dense model's {dense:.4}, on {tokens} held-out tokens",
+            last - dense
+        )?)
     }
 }

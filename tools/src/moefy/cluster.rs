@@ -4,7 +4,7 @@ use crate::random::Random;
 
 /// Rounds of assignment and averaging, at most.
 const ROUNDS: usize = 100;
-/// Starts from other centres; the tightest clustering counts.
+/// Runs from different first centres.
 const RESTARTS: usize = 4;
 
 /// Points to cluster, and into what.
@@ -18,19 +18,23 @@ pub(crate) struct Clustering<'a> {
     pub(crate) jitter: f64,
 }
 
-/// What came out.
-pub(crate) struct Clusters {
+/// One run's result.
+struct Clusters {
     /// `[clusters, width]`.
-    pub(crate) centres: Vec<f32>,
+    centres: Vec<f32>,
     /// The cluster of each point `[n]`.
-    pub(crate) members: Vec<usize>,
+    members: Vec<usize>,
     /// Sum of squared distances to the own centre.
     spread: f64,
 }
 
 impl Clustering<'_> {
-    /// The best of several runs.
-    pub(crate) fn run(&self, random: &mut Random) -> Clusters {
+    /// The centres `[clusters, width]` of the tightest of several clusterings.
+    pub(crate) fn run(&self, random: &mut Random) -> Vec<f32> {
+        self.best(random).centres
+    }
+
+    fn best(&self, random: &mut Random) -> Clusters {
         let mut best = self.once(random);
         for _ in 1..RESTARTS {
             let other = self.once(random);
@@ -155,7 +159,9 @@ mod tests {
     /// Points around `sizes.len()` far corners.
     fn blobs(sizes: &[usize], random: &mut Random) -> Vec<f32> {
         let point = |corner: usize, random: &mut Random| {
-            (0..3).map(|axis| if axis == corner % 3 { 10.0 * (1 + corner / 3) as f32 } else { 0.0 } + random.unit() as f32).collect::<Vec<_>>()
+            (0..3)
+                .map(|axis| if axis == corner % 3 { 10.0 * (1 + corner / 3) as f32 } else { 0.0 } + random.unit() as f32)
+                .collect::<Vec<_>>()
         };
         sizes.iter().enumerate().flat_map(|(corner, &n)| (0..n).flat_map(|_| point(corner, random)).collect::<Vec<_>>()).collect()
     }
@@ -168,7 +174,7 @@ mod tests {
     fn what_lies_together_stays_together() {
         let mut random = Random(3);
         let points = blobs(&[50, 60, 40, 50], &mut random);
-        let clusters = Clustering { points: &points, width: 3, clusters: 4, jitter: 0.4 }.run(&mut random);
+        let clusters = Clustering { points: &points, width: 3, clusters: 4, jitter: 0.4 }.best(&mut random);
         let mut found = sizes(&clusters, 4);
         found.sort_unstable();
         assert_eq!(found, [40, 50, 50, 60]);
@@ -180,10 +186,12 @@ mod tests {
     #[test]
     fn sizes_stay_within_their_limits() {
         let mut random = Random(11);
-        for (parts, k, jitter) in [(&[500, 3, 2][..], 4, 0.4), (&[97, 1, 1, 1], 4, 0.0), (&[30, 30], 7, 0.1), (&[5], 5, 0.4), (&[64, 1], 2, 0.25)] {
+        for (parts, k, jitter) in
+            [(&[500, 3, 2][..], 4, 0.4), (&[97, 1, 1, 1], 4, 0.0), (&[30, 30], 7, 0.1), (&[5], 5, 0.4), (&[64, 1], 2, 0.25)]
+        {
             let points = blobs(parts, &mut random);
             let n = points.len() / 3;
-            let clusters = Clustering { points: &points, width: 3, clusters: k, jitter }.run(&mut random);
+            let clusters = Clustering { points: &points, width: 3, clusters: k, jitter }.best(&mut random);
             let (low, high) = limits(n, k, jitter);
             assert!(low <= n / k && n.div_ceil(k) <= high);
             assert!(high as f64 <= (n as f64 / k as f64 * (1.0 + jitter)).max(n.div_ceil(k) as f64));

@@ -29,40 +29,53 @@ pub(crate) trait Progress {
     fn held_out(&mut self, step: usize, loss: f64) -> Result<()>;
 }
 
-/// Trains `weights` on `text`; returns the held-out loss.
-pub(super) fn heal(
-    (shape, split): (&Shape, &Split),
-    weights: &Weights,
-    healing: &Healing,
-    (text, held): (&Batches<'_>, &[Batch]),
-    random: Random,
-    (progress, stop): (&mut dyn Progress, &AtomicBool),
-) -> Result<(Weights, f64)> {
-    let (weights, variables) = weights.trainable()?;
-    let steps = healing.schedule.steps;
-    let mut optimiser = Optimiser::new(variables, healing.schedule)?;
-    let mut last = f64::NAN;
-    for (step, batch) in text.shuffled(healing.batch, random).take(steps).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Failure::new("interrupted; nothing was written"));
+/// Everything that stays the same while healing.
+pub(super) struct Course<'a> {
+    pub(super) shape: &'a Shape,
+    pub(super) split: &'a Split,
+    pub(super) healing: &'a Healing,
+    pub(super) text: &'a Batches<'a>,
+    pub(super) held: &'a [Batch],
+    /// Set from elsewhere to stop between two steps.
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Course<'_> {
+    /// Trains `weights`; returns the new ones and their held-out loss.
+    pub(super) fn run(&self, weights: &Weights, random: Random, progress: &mut dyn Progress) -> Result<(Weights, f64)> {
+        let (weights, variables) = weights.trainable()?;
+        let (steps, batch) = (self.healing.schedule.steps, self.healing.batch);
+        let mut optimiser = Optimiser::new(variables, self.healing.schedule)?;
+        let mut last = f64::NAN;
+        for (step, batch) in self.text.shuffled(batch, random).take(steps).enumerate() {
+            unless(self.stop)?;
+            let batch = batch?;
+            let (logits, balance) = self.model(&weights)?.forward(&batch.inputs)?;
+            let loss = cross_entropy(&logits, &batch.targets)?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                return Err(Failure::new(format!("the loss is {value} at step {}; a smaller --lr keeps training stable", step + 1)));
+            }
+            let objective = match balance {
+                Some(balance) => (loss + (balance * BALANCE)?)?,
+                None => loss,
+            };
+            optimiser.step(&objective)?;
+            progress.step(step + 1, value);
+            if (step + 1) % steps.div_ceil(CHECKS) == 0 || step + 1 == steps {
+                last = held_out(&self.model(&weights)?, self.held)?;
+                progress.held_out(step + 1, last)?;
+            }
         }
-        let batch = batch?;
-        let (logits, balance) = Moe::load(shape, split, &weights)?.forward(&batch.inputs)?;
-        let loss = cross_entropy(&logits, &batch.targets)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            return Err(Failure::new(format!("the loss is {value} at step {}; a smaller --lr keeps training stable", step + 1)));
-        }
-        let objective = match balance {
-            Some(balance) => (loss + (balance * BALANCE)?)?,
-            None => loss,
-        };
-        optimiser.step(&objective)?;
-        progress.step(step + 1, value);
-        if (step + 1) % steps.div_ceil(CHECKS) == 0 || step + 1 == steps {
-            last = held_out(&Moe::load(shape, split, &weights)?, held)?;
-            progress.held_out(step + 1, last)?;
-        }
+        Ok((weights, last))
     }
-    Ok((weights, last))
+
+    fn model(&self, weights: &Weights) -> candle_core::Result<Moe> {
+        Moe::load(self.shape, self.split, weights)
+    }
+}
+
+/// Fails once `stop` is set.
+pub(super) fn unless(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Failure::new("interrupted; nothing was written")) } else { Ok(()) }
 }

@@ -22,9 +22,11 @@ mod shape;
 mod slicing;
 mod softmax;
 mod split;
+#[cfg(test)]
+mod tests;
 mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use hotset::text::Tokenizer;
@@ -36,6 +38,7 @@ use crate::training::{Batch, Batches, held_out};
 use crate::{documents, import};
 
 use dense::Dense;
+use heal::{Course, unless};
 use importance::measure;
 use moe::Moe;
 use partition::Partition;
@@ -95,23 +98,28 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Opens a LLaMA checkpoint and reads the texts. The last `held_out` tokens, at most a tenth of all, are kept aside.
-    pub(crate) fn open(path: &Path, texts: &[std::path::PathBuf], held_out: usize) -> Result<Source> {
+    /// Opens a LLaMA checkpoint and reads the texts. The end of each is kept aside: `held_out` tokens of all, at most a tenth of each.
+    pub(crate) fn open(path: &Path, texts: &[PathBuf], held_out: usize) -> Result<Source> {
         let checkpoint = Checkpoint::open(path)?;
+        let only_llama = |family: &str| match family {
+            "llama" => Ok(()),
+            other => Err(Failure::new(format!("{} is a {other:?}; moefy converts dense models of type \"llama\"", path.display()))),
+        };
+        only_llama(checkpoint.config().get("model_type").and_then(serde_json::Value::as_str).unwrap_or("model of no type"))?;
         let (family, llama) = import::import(checkpoint.config(), checkpoint.tensors())?;
-        if family != "llama" {
-            return Err(Failure::new(format!("config.json: model_type is {family:?}; moefy converts dense models of type \"llama\"")));
-        }
+        // Some models with experts go by the same type.
+        only_llama(family)?;
         let shape = Shape::of(&llama)?;
         let Some(tokenizer) = checkpoint.tokenizer(llama.plan.vocab)? else {
             return Err(Failure::new(format!("{} has no tokenizer.json, which moefy needs to read text", path.display())));
         };
         let tokenizer = Tokenizer::new(&tokenizer.json, tokenizer.text, llama.plan.vocab)?;
-        let mut text = Vec::new();
+        let (mut text, mut held) = (Vec::new(), Vec::new());
         for path in texts {
-            text.extend(documents::tokens(&tokenizer, &documents::read(path)?)?);
+            let mut tokens = documents::tokens(&tokenizer, &documents::read(path)?)?;
+            held.extend(tokens.split_off(tokens.len() - (tokens.len() / 10).min(held_out / texts.len())));
+            text.extend(tokens);
         }
-        let held = text.split_off(text.len() - (text.len() / 10).min(held_out));
         Ok(Source { checkpoint, shape, bos: tokenizer.bos(), text, held })
     }
 
@@ -124,32 +132,41 @@ impl Source {
     pub(crate) fn convert(&self, options: &Options, folder: Folder, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Losses> {
         let (shape, split) = (&self.shape, &options.split);
         split.check(shape)?;
+        let window = options.window;
+        if let Some(context) = shape.context.filter(|c| *c < window) {
+            return Err(Failure::new(format!("--window {window} is longer than the {context} tokens the model was trained for")));
+        }
         let windows = |tokens| {
             let short = || {
                 let message = "the text is too short: its first nine tenths and the rest must each hold a window";
-                Failure::new(format!("{message} of {} tokens, see --window", options.window))
+                Failure::new(format!("{message} of {window} tokens, see --window"))
             };
-            Batches::new(tokens, self.bos, options.window).ok_or_else(short)
+            Batches::new(tokens, self.bos, window).ok_or_else(short)
         };
         let (text, held) = (windows(&self.text)?, windows(&self.held)?.in_order(WINDOWS)?);
-        let calibration = windows(&self.text[..self.text.len().min(options.calibration.max(options.window + 1))])?.in_order(WINDOWS)?;
+        let mut random = Random(options.seed);
+        let sample = text.shuffled(WINDOWS, Random(random.next())).take(options.calibration.div_ceil(WINDOWS * window).max(1));
+        let sample = sample.collect::<candle_core::Result<Vec<_>>>()?;
 
         let weights = Weights::read(&self.checkpoint)?;
         let dense = Dense::load(shape, &weights)?;
-        let mut random = Random(options.seed);
         let dense_loss = held_out(&dense, &held)?;
-        let mut moe = cut(&dense, &weights, shape, options, &calibration, &mut random)?;
+        unless(stop)?;
+        let mut moe = cut(&dense, &weights, shape, options, &sample, &mut random)?;
+        unless(stop)?;
         if split.bias {
-            align::align(&dense, shape, split, &mut moe, &calibration)?;
+            align::align(&dense, shape, split, &mut moe, &sample)?;
         }
         drop((dense, weights));
         let cut_loss = held_out(&Moe::load(shape, split, &moe)?, &held)?;
         progress.held_out(0, cut_loss)?;
         let mut healed = None;
         if let Some(healing) = &options.healing {
-            let (weights, loss) = heal::heal((shape, split), &moe, healing, (&text, &held), random, (progress, stop))?;
+            let course = Course { shape, split, healing, text: &text, held: &held, stop };
+            let (weights, loss) = course.run(&moe, random, progress)?;
             (moe, healed) = (weights, Some(loss));
         }
+        unless(stop)?;
         folder.finish(&self.checkpoint, &split.config(self.checkpoint.config(), shape), &moe)?;
         Ok(Losses { dense: dense_loss, cut: cut_loss, healed, tokens: held.iter().map(|b| b.targets.elem_count()).sum() })
     }

@@ -99,8 +99,7 @@ fn ffn(split: &Split, weights: &Weights, prefix: &str) -> Result<RoutedFfn> {
     let joined = |part: &str, axis| weights.joined(split.experts, axis, |e| format!("{moe}.experts.{e}.{part}.weight"));
     let experts = GatedFfn { w1: joined("w1", 0)?, w3: joined("w3", 0)?, w2: joined("w2", 1)? };
     let whole = |part: &str| weights.get(&format!("{prefix}.mlp_residual.{part}.weight"));
-    let residual =
-        if split.residual > 0 { Some(GatedFfn { w1: whole("w1")?, w3: whole("w3")?, w2: whole("w2")? }) } else { None };
+    let residual = if split.residual > 0 { Some(GatedFfn { w1: whole("w1")?, w3: whole("w3")?, w2: whole("w2")? }) } else { None };
     Ok(RoutedFfn { router, experts, bias: bias(split, weights, split.experts, |e| format!("{moe}.experts.{e}.w2.bias"))?, residual })
 }
 

@@ -4,37 +4,45 @@ use candle_core::{Device, Result, Tensor};
 
 use super::cluster::Clustering;
 use super::dense::Dense;
+use super::ops::linear;
 use super::shape::Shape;
 use crate::random::Random;
 use crate::training::Batch;
 
 /// How far the sizes of clusters may be from equal.
 const JITTER: f64 = 0.4;
+/// Standard deviation of a token's logits.
+const SPREAD: f64 = 0.5;
 
-/// For each layer, the centres of `experts` clusters of what its feed-forward part reads `[E, D]`.
+/// For each layer, the centres of `experts` clusters of what its feed-forward part reads `[E, D]`, all brought to a length by one factor.
+///
+/// With centres as they are, logits are so far apart that nearly all weight goes to a token's first expert. A common factor changes no
+/// choice; it lets the chosen experts weigh about the same, as they did in the dense model, and leaves a softmax that can learn.
 pub(super) fn clustered(dense: &Dense, shape: &Shape, experts: usize, batches: &[Batch], random: &mut Random) -> Result<Vec<Tensor>> {
     let mut streams = batches.iter().map(|b| dense.embed(&b.inputs)).collect::<Result<Vec<_>>>()?;
     let mut gates = Vec::new();
     for layer in &dense.layers {
-        let mut points = Vec::new();
+        let mut inputs = Vec::new();
         for (x, batch) in streams.iter_mut().zip(batches) {
             let (attended, _) = layer.attend(x, &dense.positions(&batch.inputs)?)?;
             let f = layer.ffn_input(&attended)?;
-            points.extend(f.flatten_all()?.to_vec1::<f32>()?);
             *x = (attended + layer.ffn.forward(&f)?)?;
+            inputs.push(f);
         }
-        let clusters = Clustering { points: &points, width: shape.width, clusters: experts, jitter: JITTER }.run(random);
-        let gate = Tensor::from_vec(clusters.centres, (experts, shape.width), &Device::Cpu)?;
-        let f = Tensor::from_vec(points, ((), shape.width), &Device::Cpu)?;
-        let logits = super::ops::linear(&f, &gate)?;
-        let centred = logits.broadcast_sub(&logits.mean_keepdim(1)?)?;
-        let spread = centred.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
-        let p = super::softmax::softmax(&logits)?;
-        eprintln!("spread {spread} sizes {:?} mean p {:?} first {:?}", sizes(&clusters.members, experts), p.mean(0)?.to_vec1::<f32>()?, sizes(&logits.argmax(1)?.to_vec1::<u32>()?.iter().map(|&x| x as usize).collect::<Vec<_>>(), experts));
-        let want: f64 = std::env::var("SPREAD").ok().and_then(|s| s.parse().ok()).unwrap_or(f64::from(spread));
-        gates.push((gate * (want / f64::from(spread)))?);
+        let f = Tensor::cat(&inputs, 0)?;
+        let points = f.flatten_all()?.to_vec1::<f32>()?;
+        let centres = Clustering { points: &points, width: shape.width, clusters: experts, jitter: JITTER }.run(random);
+        gates.push(balanced(&Tensor::from_vec(centres, (experts, shape.width), &Device::Cpu)?, &f)?);
     }
     Ok(gates)
+}
+
+/// `gate` `[E, D]` times the factor that gives the logits of the tokens `f` `[n, D]` their [`SPREAD`].
+fn balanced(gate: &Tensor, f: &Tensor) -> Result<Tensor> {
+    let logits = linear(f, gate)?;
+    let spread = logits.broadcast_sub(&logits.mean_keepdim(1)?)?.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
+    // A single expert has no spread, and nothing to weigh.
+    if spread > 0.0 { gate * (SPREAD / f64::from(spread)) } else { Ok(gate.clone()) }
 }
 
 /// A router that knows nothing: uniform within ±1/√D, as linear layers begin.
@@ -43,5 +51,3 @@ pub(super) fn random(shape: &Shape, experts: usize, random: &mut Random) -> Resu
     let values: Vec<f32> = (0..experts * shape.width).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
     Tensor::from_vec(values, (experts, shape.width), &Device::Cpu)
 }
-
-fn sizes(m: &[usize], k: usize) -> Vec<usize> { (0..k).map(|c| m.iter().filter(|&&x| x == c).count()).collect() }

@@ -39,22 +39,20 @@ impl Shape {
         let plan = &llama.plan;
         let attention = plan.steps.iter().find_map(|s| if let Work::Attention(a) = &s.work { Some(a) } else { None });
         let ffn = plan.steps.iter().find_map(|s| if let Work::Ffn(f) = &s.work { f.shared.as_ref() } else { None });
-        let (Some(attention), Some(ffn), Norm::Rms { eps, .. }) = (attention, ffn, &plan.head.norm) else {
-            return Err(Failure::new("the model has no layers to convert"));
+        let parts = (attention, ffn, &plan.head.norm, ffn.map(|f| llama.dense[&f.up.weight].shape));
+        let (Some(attention), Some(ffn), Norm::Rms { eps, .. }, Some(import::Shape::Matrix { rows: hidden, .. })) = parts else {
+            return Err(Failure::new("the model has no layers that could be converted"));
         };
-        let no_place = |key: &str| Err(Failure::new(format!("config.json: {key}: the MoE format that moefy writes has no place for it")));
+        let no_place = |what: &str| Failure::new(format!("config.json: {what} has no place in the format that moefy writes"));
         if matches!(&attention.q, Part::Shared(q) if q.bias.is_some()) {
-            return no_place("attention_bias");
+            return Err(no_place("attention_bias"));
         }
         if ffn.up.bias.is_some() {
-            return no_place("mlp_bias");
+            return Err(no_place("mlp_bias"));
         }
         if ffn.activation != Activation::Silu {
-            return no_place("hidden_act other than silu");
+            return Err(no_place("a hidden_act other than silu"));
         }
-        let import::Shape::Matrix { rows: hidden, .. } = llama.dense[&ffn.up.weight].shape else {
-            return no_place("a feed-forward layer that is a vector");
-        };
         let rotation = &plan.rotations[0];
         Ok(Shape {
             width: plan.width as usize,
