@@ -12,7 +12,7 @@ use hotset::codec::Codec;
 use hotset::cpu::CpuModel;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions};
-use hotset::model::{Model as _, Output, RunOptions, Want};
+use hotset::model::{Output, RunOptions, Want};
 use hotset::plan::{
     Activation, Attention, Embedding, Expert, Ffn, GroupBy, Groups, Head, Linear, Norm, Part, Plan, Pool, Routed, Router, Rule, Score,
     Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,

@@ -24,8 +24,6 @@ struct Clusters {
     centres: Vec<f32>,
     /// The cluster of each point `[n]`.
     members: Vec<usize>,
-    /// Sum of squared distances to the own centre.
-    spread: f64,
 }
 
 impl Clustering<'_> {
@@ -38,7 +36,7 @@ impl Clustering<'_> {
         let mut best = self.once(random);
         for _ in 1..RESTARTS {
             let other = self.once(random);
-            if other.spread < best.spread {
+            if self.spread(&other) < self.spread(&best) {
                 best = other;
             }
         }
@@ -66,8 +64,7 @@ impl Clustering<'_> {
             }
             centres = self.means(&members);
         }
-        let spread = (0..self.len()).map(|i| f64::from(square(self.point(i), &centres[members[i] * self.width..][..self.width]))).sum();
-        Clusters { centres, members, spread }
+        Clusters { centres, members }
     }
 
     /// k-means++: each next centre is a point, the likelier the farther from those before.
@@ -109,6 +106,12 @@ impl Clustering<'_> {
             move_some(distances, &mut members, &mut sizes, |from, to, sizes| to == empty && sizes[from] > low && sizes[to] < low);
         }
         members
+    }
+
+    /// Sum of squared distances to the own centre.
+    fn spread(&self, c: &Clusters) -> f64 {
+        let distance = |(i, &m): (usize, &usize)| f64::from(square(self.point(i), &c.centres[m * self.width..][..self.width]));
+        c.members.iter().enumerate().map(distance).sum()
     }
 
     fn means(&self, members: &[usize]) -> Vec<f32> {

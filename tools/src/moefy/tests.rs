@@ -229,7 +229,7 @@ fn what_is_written_runs() {
         let target = dir.path().join(format!("{name}.hotset"));
         let write = import::Options {
             target: &target,
-            codec: hotset::codec::Codec::F32,
+            codec: Some(hotset::codec::Codec::F32),
             family,
             stop: &AtomicBool::new(false),
             progress: &|_, _| {},
