@@ -89,7 +89,7 @@ fn token_ids() {
     assert!(hotset(&["logits", str(&b), "--tokens", ""]).error().contains("empty"));
     assert!(hotset(&["logits", str(&b), "--text", ""]).error().contains("empty"));
     let many = vec!["1"; 25].join(",");
-    assert!(hotset(&["logits", str(&b), "--tokens", &many]).error().contains("context of 24"));
+    assert!(hotset(&["logits", str(&b), "--tokens", &many, "--context", "24"]).error().contains("context of 24"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use hotset::{Device, Engine, EngineOptions, Error, PagingOptions, Sampling, SessionOptions};
+use hotset::{Device, Engine, EngineOptions, GenerateOptions, PagingOptions, Sampling, Session, SessionOptions};
 use support::{convert, golden, gpu};
 
 /// One of each kind of expert and attention.
@@ -27,14 +27,14 @@ const CASES: [&str; 12] = [
 
 const PROMPT: [u32; 11] = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5];
 
-/// Logits of a prompt and of an answer that is sampled, as bits.
-fn conversation(engine: &Engine) -> Vec<u32> {
+/// Logits of a prompt and an answer that is sampled, as bits, and the session.
+fn conversation(engine: &Engine) -> (Vec<u32>, Session) {
     let mut session = engine.session(&SessionOptions { context: Some(32), ..SessionOptions::default() }).unwrap();
     let mut bits: Vec<u32> = session.logits(&PROMPT).unwrap().iter().map(|l| l.to_bits()).collect();
     let sampling = Sampling { temperature: 0.9, seed: 7, ..Sampling::default() };
     session.append(&[8]).unwrap();
-    session.generate(&hotset::GenerateOptions { max_tokens: 8, sampling, ..Default::default() }, |t| bits.push(t.id)).unwrap();
-    bits
+    session.generate(&GenerateOptions { max_tokens: 8, sampling, ..Default::default() }, |t| bits.push(t.id)).unwrap();
+    (bits, session)
 }
 
 fn open(bundle: &Path, device: &Device, budget: Option<u64>) -> hotset::Result<Engine> {
@@ -44,36 +44,29 @@ fn open(bundle: &Path, device: &Device, budget: Option<u64>) -> hotset::Result<E
 }
 
 fn same_under_every_budget(device: &Device) {
+    let mut all = 0;
     for case in CASES {
         let out = tempfile::tempdir().unwrap();
         let bundle = convert(&golden(case), out.path(), if case.ends_with("mxfp4") { "mxfp4" } else { "q8" });
-        let want = conversation(&open(&bundle, device, None).unwrap());
+        let (want, _) = conversation(&open(&bundle, device, None).unwrap());
         let roomy = open(&bundle, device, Some(1 << 30)).unwrap();
-        assert_eq!(conversation(&roomy), want, "{case} on {device:?}, everything fits");
-        // With caches of a conversation.
-        let session = roomy.session(&SessionOptions { context: Some(32), ..SessionOptions::default() }).unwrap();
-        let (least, most) =
-            (roomy.report().paging.unwrap().least, roomy.report().paging.unwrap().fixed + std::fs::metadata(&bundle).unwrap().len());
+        let (got, session) = conversation(&roomy);
+        assert_eq!(got, want, "{case} on {device:?}, everything fits");
+        // While the session is there its caches count.
+        let paging = roomy.report().paging.unwrap();
         drop(session);
+        let (least, most) = (paging.least, paging.fixed + std::fs::metadata(&bundle).unwrap().len());
         let mut misses = 0;
         for third in 0..3 {
             let budget = least + (most - least) * third / 3;
-            let engine = smallest(&bundle, device, budget);
-            assert_eq!(conversation(&engine), want, "{case} on {device:?} with {budget} of {least} to {most} bytes");
+            let engine = open(&bundle, device, Some(budget)).unwrap();
+            assert_eq!(conversation(&engine).0, want, "{case} on {device:?} with {budget} of {least} to {most} bytes");
             misses += engine.report().paging.unwrap().counts.misses;
         }
-        assert!(misses > 10, "{case} on {device:?}: hardly anything was paged");
+        assert!(misses > 4, "{case} on {device:?}: hardly anything was paged");
+        all += misses;
     }
-}
-
-/// An engine with this budget, or with the smallest that has room for the caches too.
-fn smallest(bundle: &Path, device: &Device, budget: u64) -> Engine {
-    let engine = open(bundle, device, Some(budget)).unwrap();
-    match engine.session(&SessionOptions { context: Some(32), ..SessionOptions::default() }) {
-        Ok(_) => engine,
-        Err(Error::Input(_)) => open(bundle, device, Some(budget + (256 << 10))).unwrap(),
-        Err(e) => panic!("{e}"),
-    }
+    assert!(all > 500, "{device:?}: hardly anything was paged, {all} misses");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn numbers_of_the_plan() {
             ("/plan/head/norm/layer/eps", "-1.0", "head.norm: eps -1"),
             ("/plan/rotations/0/frequencies", "[]", "rotations[0]: 0 is not in"),
             ("/plan/rotations/0/frequencies", "[1e39]", "rotations[0]: inf is not finite"),
-            ("/plan/rotations/0/frequencies", "[1,1,1,1,1,1,1,1,1]", "9 rotated pairs in a head of 16"),
+            ("/plan/rotations/0/frequencies", "[1,1,1,1,1,1,1,1,1]", "18 rotated elements in a head of 16"),
             ("/plan/rotations/0/amplitude", "1e39", "rotations[0]: inf is not finite"),
             ("/plan/states/0/kv_heads", "0", "states[0].kv_heads: 0 is not in"),
             ("/plan/states/0/kv_heads", "3", "2 query heads cannot share 3 key heads"),

@@ -147,8 +147,8 @@ fn rotation(r: &Rotation, at: &str) -> Check {
 
 impl Validator<'_> {
     fn embedding(&self, e: &Embedding, width: u32, at: &str) -> Check {
-        self.matrix(&e.table, self.plan.vocab, width, at)?;
-        finite(e.scale, at)?;
+        self.matrix(&e.table, self.plan.vocab, width, &format!("{at}.table"))?;
+        finite(e.scale, &format!("{at}.scale"))?;
         let Some(positions) = &e.positions else { return Ok(()) };
         let Some(context) = self.plan.context else {
             return fail(at, "positions have rows but the plan states no context");
