@@ -103,7 +103,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
             }
         }
         // Logits that are no numbers choose at random; whoever adds up the results is to know.
-        if j == 0u && !finite(scope.worst) {
+        if j == 0u && !usable(scope.worst) {
             weight = scope.worst;
         }
         ids[group.x * params.routes + j] = id;

@@ -12,6 +12,12 @@
 //! Everything between token id and candidates happens on the device. All sums run in an order that depends on shapes alone, so a result
 //! never depends on timing.
 //!
+//! # Routes
+//!
+//! A step gives every token as many entries in `ids` and `weights` as its router may ever choose. Entries that are not used, and experts that
+//! compute nothing, say so, and every kernel skips them. Where experts have keys and values of their own, a conversation has a row for each
+//! route and each expert a list of its rows, so memory grows with the routes of a token and not with the number of experts.
+//!
 //! # Paging
 //!
 //! Under a [budget](GpuOptions::budget) a model takes so many bytes and no more: dense weights, the memory of every run, staging, and slots

@@ -12,6 +12,8 @@ use crate::plan::{Attention, Cell, Expert, Latent, Part, Plan, Score, State, Ste
 
 /// Tokens of a batch at most: enough to give each expert of a large pool a tile's worth.
 const BATCH: u64 = 256;
+/// Workgroups that every device takes in each dimension of a grid, one of which is routes.
+const GRID: u64 = 65_535;
 /// Most splits of the visible keys.
 pub(super) const SPLITS: u32 = 16;
 /// Most slices of the vocabulary, as in `best_merge`.
@@ -222,7 +224,7 @@ impl<B> Scratch<B> {
         let n = PerToken::of(plan, options.routing, rows_of)?;
         let widths: Vec<u64> = std::iter::once(plan.width).chain(plan.streams.iter().map(|s| s.width)).map(|w| row(w).into()).collect();
         let width = widths.iter().copied().max().unwrap_or(0);
-        let batch = BATCH.min(options.context as u64).min(binding / 4 / n.largest().max(width));
+        let batch = BATCH.min(options.context as u64).min(binding / 4 / n.largest().max(width)).min(GRID / n.routes.max(1));
         if batch == 0 {
             return Err(Error::Device(format!("the activations of one token do not fit the {binding} bytes that this GPU binds at once")));
         }

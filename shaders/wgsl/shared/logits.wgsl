@@ -7,7 +7,7 @@ const LOWEST = -3.4028234e38;
 struct Scope {
     top: f32, // the largest logit
     total: f32, // Σ exp(logit - top)
-    worst: f32, // a logit that is no number, if there is one
+    worst: f32, // a logit that cannot be used, if there is one
 }
 
 var<workgroup> worst: f32;
@@ -29,7 +29,7 @@ fn transform(lane: Lane, row: u32, hidden_row: u32) -> Scope {
     workgroupBarrier();
     for (var e = lane.index; e < params.experts; e += LANES) {
         var l = logits[row + e] * factor;
-        if !finite(l) {
+        if !usable(l) {
             worst = l;
         }
         if params.relu == 1u {
@@ -99,7 +99,8 @@ fn compared(row: u32, e: u32, scope: Scope) -> f32 {
     return v;
 }
 
-// By the bits, which no compiler takes for granted.
-fn finite(v: f32) -> bool {
-    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+// Negative infinity is fine: an expert that is out of the question. By the bits, which no compiler takes for granted.
+fn usable(v: f32) -> bool {
+    let bits = bitcast<u32>(v);
+    return (bits & 0x7f800000u) != 0x7f800000u || bits == 0xff800000u;
 }
