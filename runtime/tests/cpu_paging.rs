@@ -13,7 +13,7 @@ use hotset::codec::Codec;
 use hotset::cpu::{CpuModel, CpuPaging};
 use hotset::experts::Policy;
 use hotset::model::{Model, Output, RunOptions, Want};
-use hotset::plan::{Attention, Plan, Step, Work};
+use hotset::plan::{Attention, Embedding, Feature, Plan, Score, Step, Stream, Work};
 use proptest::prelude::*;
 
 use support::Random;
@@ -166,6 +166,32 @@ fn too_small_a_budget_names_the_smallest_and_that_one_works() {
         let before = model.report().paging.unwrap().fixed;
         drop(run);
         assert_eq!(model.report().paging.unwrap().fixed, before - caches(&model, 1));
+    }
+}
+
+/// Routers that look at a stream nothing writes: the whole choice of a token is known, and ordered, before the first step.
+#[test]
+fn choices_known_ahead_are_read_ahead() {
+    let suits = |p: &Plan| {
+        let mut routed = p.steps.iter().filter_map(|s| s.routed.as_ref()).peekable();
+        let any = p.streams.is_empty() && p.steps[0].routed.is_none() && routed.peek().is_some();
+        any && routed.all(|r| !matches!(r.router.score, Score::Recurrent { .. }))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for seed in (0..).filter(|s| suits(&support::plan(*s, Codec::Q8).plan)).take(6) {
+        let mut model = support::plan(seed, Codec::Q8);
+        let embedding = Some(Embedding::new("embedding".into(), 1.0));
+        model.plan.streams.push(Stream { width: model.plan.width, embedding });
+        model.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()).for_each(|r| r.router.feature = Feature::Stream(1));
+        let bundle = Arc::new(model.write(dir.path(), seed));
+        let tokens = Random::new(seed).tokens(20, bundle.plan().vocab);
+        let want = bits(&CpuModel::new(bundle.clone(), Some(2)).unwrap(), &tokens, 20, || {}).unwrap();
+        let misses = |prefetch| {
+            let model = open(&bundle, &CpuPaging { prefetch, ..paging(1 << 30) }).unwrap();
+            assert!(bits(&model, &tokens, 1, || {}).unwrap() == want, "seed {seed}");
+            model.report().paging.unwrap().counts.misses
+        };
+        assert!(misses(true) == 0 && misses(false) > 0, "seed {seed}: {} {}", misses(true), misses(false));
     }
 }
 

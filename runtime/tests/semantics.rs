@@ -12,7 +12,7 @@ use hotset::codec::Codec;
 use hotset::cpu::CpuModel;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::gpu::{AdapterChoice, GpuModel, GpuOptions};
-use hotset::model::{Output, RunOptions, Want};
+use hotset::model::{self, Output, RunOptions, Want};
 use hotset::plan::{
     Activation, Attention, Embedding, Expert, Ffn, GroupBy, Groups, Head, Linear, Norm, Part, Plan, Pool, Routed, Router, Rule, Score,
     Select, SharedFfn, State, Step, VERSION, Value, Weigh, Work,
@@ -94,16 +94,16 @@ impl Draw {
 
 /// Logits on every executor there is, by name.
 fn logits(bundle: &Arc<Bundle>) -> Vec<(String, Vec<f32>)> {
-    let mut executors: Vec<Box<dyn hotset::model::Model>> =
+    let mut executors: Vec<Box<dyn model::Model>> =
         vec![Box::new(ReferenceModel::new(bundle.clone())), Box::new(CpuModel::new(bundle.clone(), Some(2)).unwrap())];
     if support::adapter() {
         executors.push(Box::new(GpuModel::new(bundle.clone(), &GpuOptions::on(AdapterChoice::Any)).unwrap()));
     }
-    let run = |m: &Box<dyn hotset::model::Model>| match m.start(RunOptions::new(32)).unwrap().forward(&TOKENS, Want::All).unwrap() {
+    let run = |m: Box<dyn model::Model>| match m.start(RunOptions::new(32)).unwrap().forward(&TOKENS, Want::All).unwrap() {
         Output::Logits(l) => (m.report().device, l),
         other => panic!("{other:?}"),
     };
-    executors.iter().map(run).collect()
+    executors.into_iter().map(run).collect()
 }
 
 fn close(got: &[(String, Vec<f32>)], want: &[(String, Vec<f32>)]) {

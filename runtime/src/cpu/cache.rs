@@ -122,10 +122,14 @@ impl Head {
         Rows { codec: self.codec, groups: 1, words: [first, second], scales: [&[]; 2] }
     }
 
-    /// Forgets `positions`: numbers that are not finite would spoil even products with zero.
+    /// Forgets `positions`, as far as they were ever written: numbers that are not finite would spoil even products with zero.
     pub(super) fn erase(&mut self, positions: std::ops::Range<usize>) {
         let zeros = vec![0.0; self.dim];
-        positions.for_each(|p| self.put(p, &zeros, &zeros));
+        for p in positions {
+            if self.slot(p / BLOCK) < self.blocks.len() {
+                self.put(p, &zeros, &zeros);
+            }
+        }
     }
 }
 
