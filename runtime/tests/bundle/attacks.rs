@@ -81,6 +81,7 @@ fn numbers_of_the_plan() {
             ("/plan/steps/0/work/attention/scale", "1e39", "steps[0] (attention): inf is not finite"),
             ("/plan/steps/0/work/attention/window", "0", "steps[0] (attention): window 0"),
             ("/plan/steps/0/work/attention/clip", "0", "steps[0] (attention): clip 0"),
+            ("/plan/steps/1/work/attention/rotated_first", "true", "steps[1] (routed attention): rotated_first needs a rotation"),
             ("/plan/steps/0/scale", "1e39", "steps[0] (attention): inf is not finite"),
             ("/plan/steps/2/routed/router/weigh/scale", "1e39", "steps[2] (ffn): inf is not finite"),
             ("/plan/steps/2/routed/router/select/rule/top_k/k", "0", "steps[2] (ffn): top-0 of 3 experts"),
