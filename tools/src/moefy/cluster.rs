@@ -24,8 +24,6 @@ struct Clusters {
     centres: Vec<f32>,
     /// The cluster of each point `[n]`.
     members: Vec<usize>,
-    /// Sum of squared distances to the own centre.
-    spread: f64,
 }
 
 impl Clustering<'_> {
@@ -38,7 +36,7 @@ impl Clustering<'_> {
         let mut best = self.once(random);
         for _ in 1..RESTARTS {
             let other = self.once(random);
-            if other.spread < best.spread {
+            if self.spread(&other) < self.spread(&best) {
                 best = other;
             }
         }
@@ -66,8 +64,13 @@ impl Clustering<'_> {
             }
             centres = self.means(&members);
         }
-        let spread = (0..self.len()).map(|i| f64::from(square(self.point(i), &centres[members[i] * self.width..][..self.width]))).sum();
-        Clusters { centres, members, spread }
+        Clusters { centres, members }
+    }
+
+    /// Sum of squared distances to the own centre.
+    fn spread(&self, clusters: &Clusters) -> f64 {
+        let centre = |c: usize| &clusters.centres[c * self.width..][..self.width];
+        clusters.members.iter().enumerate().map(|(i, &c)| f64::from(square(self.point(i), centre(c)))).sum()
     }
 
     /// k-means++: each next centre is a point, the likelier the farther from those before.
