@@ -1,4 +1,4 @@
-// From projections to queries and cache rows: normalise, clip, rotate, store. A workgroup per token and unit, where a unit is what is
+// From projections to queries and cache rows: normalise, clip, rotate (or rotate, normalise, clip), store. A workgroup per token and unit, where a unit is what is
 // normalised together: one head, or all heads of a query set, of the keys, of the values. Where routes have keys of their own, each stands
 // for a token.
 #import latch
@@ -37,6 +37,7 @@ struct Params {
     k_norm: Norm,
     turns: u32, // of token 0 in `turns`
     pairs: u32, // rotated pairs of a head, behind `rank`; 0: no rotation
+    turned_first: u32, // 1: rotation comes before norm and clip; norms are over each head then
     position: u32, // of token 0
     capacity: u32, // rows of the cache
 }
@@ -111,19 +112,22 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     }
 
     let n = select(span * params.head_dim, params.rank, params.rank > 0u);
+    let turn = params.turns + token / params.share * params.pairs;
+    let before = role != VALUE && params.turned_first == 1u;
+    let after = role != VALUE && params.turned_first == 0u;
     var mean = 0.0;
     var factor = 1.0;
     if norm.kind == LAYER {
         var sum = 0.0;
         for (var i = lane.index; i < n; i += LANES) {
-            sum += element(source, i);
+            sum += turned(source, i, before, turn);
         }
         mean = sum_all(lane, sum) / f32(n);
     }
     if norm.kind != 0u {
         var spread = 0.0;
         for (var i = lane.index; i < n; i += LANES) {
-            let d = element(source, i) - mean;
+            let d = turned(source, i, before, turn) - mean;
             spread += d * d;
         }
         factor = inverseSqrt(sum_all(lane, spread) / f32(n) + norm.eps);
@@ -134,14 +138,10 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
         let d = i % head_stride;
         var v = 0.0;
         if d < params.head_dim {
-            v = gain(norm, n, head + d, element(source, head + d), mean, factor);
-            if role != VALUE && d >= params.rank && d < params.rank + 2u * params.pairs {
-                let pair = d - params.rank;
-                let low = pair < params.pairs;
-                let partner = head + select(d - params.pairs, d + params.pairs, low);
-                let w = gain(norm, n, partner, element(source, partner), mean, factor);
-                let turn = turns[params.turns + token / params.share * params.pairs + select(pair - params.pairs, pair, low)];
-                v = v * turn.x + select(w, -w, low) * turn.y;
+            v = gain(norm, n, head + d, turned(source, head + d, before, turn), mean, factor);
+            if after && turns_at(d) {
+                let partner = partner_of(d);
+                v = rotate(d, v, gain(norm, n, head + partner, element(source, head + partner), mean, factor), turn);
             }
         }
         switch role {
@@ -168,6 +168,33 @@ fn element(source: Source, at: u32) -> f32 {
         return bitcast<f32>(other[source.rest + at - source.inner]);
     }
     return projected[source.base + at];
+}
+
+// The element, of a single head and rotated where that comes first.
+fn turned(source: Source, at: u32, first: bool, turn: u32) -> f32 {
+    let v = element(source, at);
+    if !first || !turns_at(at) {
+        return v;
+    }
+    return rotate(at, v, element(source, partner_of(at)), turn);
+}
+
+// Whether element `d` of a head is rotated.
+fn turns_at(d: u32) -> bool {
+    return d >= params.rank && d < params.rank + 2u * params.pairs;
+}
+
+// What element `d` is rotated with.
+fn partner_of(d: u32) -> u32 {
+    return select(d - params.pairs, d + params.pairs, d - params.rank < params.pairs);
+}
+
+// Element `d` of a head, `v`, rotated with its partner `w`; `turn`: the token's first cosine and sine.
+fn rotate(d: u32, v: f32, w: f32, turn: u32) -> f32 {
+    let pair = d - params.rank;
+    let low = pair < params.pairs;
+    let t = turns[turn + select(pair - params.pairs, pair, low)];
+    return v * t.x + select(w, -w, low) * t.y;
 }
 
 // The normalised and clipped element; `at` counts from the unit's first, of which `n` are normalised.

@@ -102,6 +102,8 @@ pub(super) struct Finish<'a> {
     pub(super) norm: Option<&'a Norm>,
     pub(super) clip: Option<f32>,
     pub(super) turns: Option<&'a Turns>,
+    /// Whether heads turn before anything else is done to them, and not after.
+    pub(super) turned_first: bool,
     /// Elements before those that turn: with a norm for them alone, if any.
     pub(super) still: usize,
 }
@@ -147,7 +149,10 @@ impl<'a> Heads<'a> {
                 queries.read(row, head * rest.end + rest.start, turned);
             }
         }
-        let still = self.finish.still;
+        let (still, first) = (self.finish.still, self.finish.turned_first);
+        if let Some(turns) = self.finish.turns.filter(|_| first) {
+            turns.apply(token, out);
+        }
         match (&self.gain, self.moments.get(row)) {
             (None, _) => {}
             (Some(gain), Some(&m)) => gain.apply(m, head * self.dim, out),
@@ -159,7 +164,7 @@ impl<'a> Heads<'a> {
         if let Some(clip) = self.finish.clip {
             out.iter_mut().for_each(|v| *v = v.clamp(-clip, clip));
         }
-        if let Some(turns) = self.finish.turns {
+        if let Some(turns) = self.finish.turns.filter(|_| !first) {
             turns.apply(token, &mut out[still..]);
         }
     }

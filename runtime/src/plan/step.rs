@@ -163,7 +163,7 @@ pub struct Attention {
     pub v: Part,
     /// Mixed values `[H·h]` → `[D]`.
     pub o: Part,
-    /// Clamp of q, k and v to `±clip`, after their norms and before rotation.
+    /// Clamp of q, k and v to `±clip`, after their norms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<f32>,
     /// Normalisation of queries: over each head when its weight has `h` elements, over all heads when it has `H·h`.
@@ -181,6 +181,9 @@ pub struct Attention {
     /// Index into the plan's rotations; keys are cached after rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<u32>,
+    /// Whether queries and keys are rotated before they are normalised and clipped, and not after. Norms are over each head then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotated_first: bool,
     /// A query at position `i` sees keys `j` with `i - window < j ≤ i`; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
@@ -208,6 +211,7 @@ impl Attention {
             latent: None,
             sinks: None,
             rotation: None,
+            rotated_first: false,
             window: None,
             state,
         }

@@ -183,6 +183,15 @@ impl<'a> Config<'a> {
         list.map(Some).ok_or_else(|| self.wrong(key, value, &format!("a text for each layer, {layers} in all")))
     }
 
+    /// A size for each of `layers` layers: a list, or one for all of them.
+    pub(crate) fn sizes(&self, key: &str, layers: u32) -> Result<Option<Vec<u32>>> {
+        let Some(Value::Array(list)) = self.get(key) else { return Ok(self.size_opt(key)?.map(|n| vec![n; layers as usize])) };
+        let size = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=Caps::WIDTH).contains(n));
+        let sizes = list.iter().map(size).collect::<Option<Vec<u32>>>().filter(|l| l.len() == layers as usize);
+        let expected = format!("whole numbers from 1 to {}, one for each layer, {layers} in all", Caps::WIDTH);
+        sizes.map(Some).ok_or_else(|| self.wrong(key, &Value::Array(list.clone()), &expected))
+    }
+
     /// A list of layer numbers; absent means empty.
     pub(crate) fn indices(&self, key: &str) -> Result<Vec<u64>> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };

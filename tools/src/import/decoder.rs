@@ -49,6 +49,8 @@ pub(super) enum QkNorm {
     None,
     /// Of each head.
     Head,
+    /// Of each head, after its rotation.
+    RotatedHead,
     /// Over the whole projected width.
     Full,
 }
@@ -248,6 +250,7 @@ impl Decoder {
             k_norm: self.qk_norm(b, &format!("{step}.k_norm"), &format!("{prefix}.{}", names.k_norm), kv)?,
             sinks,
             rotation: Some(layer.rotation),
+            rotated_first: matches!(self.qk_norm, QkNorm::RotatedHead),
             window: self.windows.get(layer.number as usize).copied().flatten(),
             ..Attention::new((heads, head_dim), [query, key, value, output].map(Part::Shared), b.state(State::new(kv_heads, head_dim)))
         })
@@ -256,7 +259,7 @@ impl Decoder {
     fn qk_norm(&self, b: &mut Builder<'_>, name: &str, prefix: &str, full: u32) -> Result<Option<Norm>> {
         let len = match self.qk_norm {
             QkNorm::None => return Ok(None),
-            QkNorm::Head => self.head_dim,
+            QkNorm::Head | QkNorm::RotatedHead => self.head_dim,
             QkNorm::Full => full,
         };
         b.rms(name, prefix, len, self.eps).map(Some)

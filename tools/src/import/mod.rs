@@ -17,6 +17,7 @@ mod experts;
 mod glm4_moe;
 mod gpt_oss;
 mod granite;
+mod hunyuan_v1_moe;
 mod jetmoe;
 mod lfm2_moe;
 mod llama;
@@ -102,7 +103,7 @@ const NAMESAKES: [(&str, &[&str], &str); 3] = [
 ];
 
 /// The families, by the `model_type` of their `config.json`.
-const FAMILIES: [(&str, Importer); 23] = [
+const FAMILIES: [(&str, Importer); 24] = [
     ("coe_deepseekv2", coe::import),
     ("deepseek_v2", deepseek::import_v2),
     ("deepseek_v3", deepseek::import_v3),
@@ -113,6 +114,7 @@ const FAMILIES: [(&str, Importer); 23] = [
     ("gpt_oss", gpt_oss::import),
     ("granitemoe", granite::import),
     ("granitemoeshared", granite::import),
+    ("hunyuan_v1_moe", hunyuan_v1_moe::import),
     ("jetmoe", jetmoe::import),
     ("lfm2_moe", lfm2_moe::import),
     ("llama", llama::import),

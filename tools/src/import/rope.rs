@@ -36,7 +36,7 @@ pub(super) fn partial_rotation(config: &Config<'_>, head_dim: u32, default_theta
 /// Positions that the model serves at most: those it was trained for, which dynamic scaling stretches.
 pub(super) fn context(config: &Config<'_>) -> Result<Option<u32>> {
     let (rope, trained) = (Rope::read(config)?, config.context()?);
-    let factor = if rope.kind == "dynamic" { rope.positive("factor")? } else { 1.0 };
+    let factor = if rope.kind == "dynamic" && rope.weight("alpha")?.is_none() { rope.positive("factor")? } else { 1.0 };
     Ok(trained.map(|n| (f64::from(n) * factor) as u32))
 }
 
@@ -126,7 +126,10 @@ impl<'a> Rope<'a> {
                 let factor = self.positive("factor")? as f32;
                 Ok(Rotation::new(plain.map(|f| f / factor).collect(), 1.0))
             }
-            "dynamic" => self.dynamic(plain.collect(), theta),
+            "dynamic" => match self.weight("alpha")? {
+                Some(_) => self.alpha(theta, dim),
+                None => self.dynamic(plain.collect(), theta),
+            },
             "llama3" => self.llama3(plain.collect()),
             "yarn" => self.yarn(theta, &powers),
             "longrope" => self.longrope(&powers),
@@ -140,6 +143,13 @@ impl<'a> Rope<'a> {
         let after = self.config.context()?.ok_or_else(|| Failure::new("config.json: max_position_embeddings is missing"))?;
         let beyond = Beyond::Growing { after, base: theta as f32, factor };
         Ok(Rotation { beyond: Some(beyond), ..Rotation::new(plain, 1.0) })
+    }
+
+    /// A larger base, the same for every conversation: what `dynamic` means beside an `alpha`.
+    fn alpha(&self, theta: f64, dim: u32) -> Result<Rotation> {
+        let (alpha, d) = (self.positive("alpha")?, f64::from(dim));
+        self.keys()?.ignore(&["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"]);
+        plain(theta * alpha.powf(d / (d - 2.0)), dim)
     }
 
     /// Long wavelengths stretched by a factor, short ones kept, those between blended.

@@ -181,6 +181,10 @@ fn unsupported_options_are_named() {
         ("qwen2_moe", "layer_types", json!(["full_attention", "chunked_attention"]), "layer_types"),
         ("qwen2_moe", "layer_types", json!(["full_attention", "sliding_attention"]), "use_sliding_window"),
         ("granitemoe", "logits_scaling", json!(0.0), "logits_scaling"),
+        ("hunyuan_v1_moe", "rope_parameters", json!({ "rope_type": "dynamic", "alpha": -2.0 }), "alpha"),
+        ("hunyuan_v1_moe", "moe_topk", json!([2, 2, 2]), "moe_topk"),
+        ("hunyuan_v1_moe_old", "num_shared_expert", json!([1, 2, 1]), "num_shared_expert"),
+        ("hunyuan_v1_moe_old", "use_cla", json!(true), "use_cla"),
         ("jetmoe", "glu", json!(false), "glu"),
         ("moduleformer", "att_func", json!("softmax"), "softmax"),
         ("moduleformer", "gate_type", json!("hash"), "hash"),
@@ -254,8 +258,13 @@ fn published_keys_are_known() {
 /// How long conversations may become follows from the configuration.
 #[test]
 fn contexts() {
-    for (case, context) in [("mixtral", 128), ("mixtral_dynamic_long", 48), ("qwen3_moe_longrope_long", 128), ("deepseek_v3_yarn_old", 128)]
-    {
+    for (case, context) in [
+        ("mixtral", 128),
+        ("mixtral_dynamic_long", 48),
+        ("qwen3_moe_longrope_long", 128),
+        ("deepseek_v3_yarn_old", 128),
+        ("hunyuan_v1_moe", 128),
+    ] {
         let (config, tensors) = open(case);
         assert_eq!(import(&config, &tensors).unwrap().1.plan.context, Some(context), "{case}");
     }
@@ -344,6 +353,11 @@ fn rotations() {
     check(
         json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 1e4 }),
         [0.25, 0.079_056_94, 0.025, 0.007_905_695, 0.002_5, 0.000_790_569_5, 0.000_25, 7.905_695e-5],
+        1.0,
+    );
+    check(
+        json!({ "rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 1e4 }),
+        [1.0, 0.117_876_865, 0.013_894_955, 0.001_637_893_7, 0.000_193_069_78, 2.275_845_9e-5, 2.682_695_8e-6, 3.162_277_6e-7],
         1.0,
     );
     check(

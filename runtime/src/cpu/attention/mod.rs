@@ -76,7 +76,7 @@ pub(super) fn run(
     let (dim, key_width) = (a.head_dim as usize, (state.kv_heads * state.head_dim) as usize);
     let still = a.latent.as_ref().map_or(0, |l| l.rank as usize);
     let turns = a.rotation.map(|r| &c.turns[r as usize]);
-    let finish = Finish { norm: a.k_norm.as_ref(), clip: a.clip, turns, still };
+    let finish = Finish { norm: a.k_norm.as_ref(), clip: a.clip, turns, turned_first: a.rotated_first, still };
     let keys = Heads::new(c, Source::Whole(k), (key_width, dim), finish)?;
     let values = Heads::new(c, Source::Whole(v), (key_width, dim), Finish { clip: a.clip, ..Finish::default() })?;
     let values = if state.tied { &keys } else { &values };
@@ -99,7 +99,7 @@ pub(super) fn run(
         None => Source::Whole(q),
         Some(l) => latent::absorb(c, (a, l), q, &mut latent.gathered, &mut latent.absorbed)?,
     };
-    let finish = Finish { norm: a.q_norm.as_ref(), clip: a.clip, turns, still };
+    let finish = Finish { norm: a.q_norm.as_ref(), clip: a.clip, turns, turned_first: a.rotated_first, still };
     let queries = Heads::new(c, queries, ((a.heads * a.head_dim) as usize, dim), finish)?;
     let routed = a.q == Part::Expert;
     let by_route: Vec<Entry> = match routed {

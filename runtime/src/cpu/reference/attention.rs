@@ -110,6 +110,9 @@ impl Token<'_> {
     /// Norm, clip and rotation. `from`: elements of a head before those that are rotated; a norm of that many is for them alone.
     fn finish(&self, mut heads: Vec<f32>, n: Option<&Norm>, from: usize) -> Result<Vec<f32>> {
         let (attention, dim) = (self.attention, self.attention.head_dim as usize);
+        if attention.rotated_first {
+            self.rotate(&mut heads, from);
+        }
         if let Some(n) = n {
             let len = self.bundle.vector(n.weight())?.len();
             if len == from {
@@ -122,11 +125,17 @@ impl Token<'_> {
             }
         }
         clip(attention, &mut heads);
-        if let Some(r) = attention.rotation {
-            let (frequencies, amplitude) = self.bundle.plan().rotations[r as usize].for_context(self.options.context);
-            heads.chunks_mut(dim).for_each(|h| rotate(&mut h[from..], &frequencies, amplitude, self.position));
+        if !attention.rotated_first {
+            self.rotate(&mut heads, from);
         }
         Ok(heads)
+    }
+
+    fn rotate(&self, heads: &mut [f32], from: usize) {
+        let Some(r) = self.attention.rotation else { return };
+        let (frequencies, amplitude) = self.bundle.plan().rotations[r as usize].for_context(self.options.context);
+        let heads = heads.chunks_mut(self.attention.head_dim as usize);
+        heads.for_each(|h| rotate(&mut h[from..], &frequencies, amplitude, self.position));
     }
 
     /// What the heads bring back for projected queries: `[H · head_dim]`, or `[H · V]` of a latent.

@@ -63,6 +63,7 @@ impl Lower<'_> {
             k_norm: self.head_norm(a.k_norm.as_ref(), state.kv_heads, a.head_dim)?,
             turns,
             pairs,
+            turned_first: a.rotated_first.into(),
             position: 0,
             capacity: cache.capacity,
         };

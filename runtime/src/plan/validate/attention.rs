@@ -44,6 +44,11 @@ impl Validator<'_> {
             ensure(a.kind == AttentionKind::Softmax, at, || "only a softmax has sinks".into())?;
             self.vector(s, a.heads, at)?;
         }
+        if a.rotated_first {
+            ensure(a.rotation.is_some() && a.latent.is_none(), at, || "rotated_first needs a rotation, and no latent".into())?;
+            let norms = [&a.q_norm, &a.k_norm].into_iter().flatten();
+            norms.into_iter().try_for_each(|n| self.norm(n, &[a.head_dim], at))?;
+        }
         let Some(r) = a.rotation else { return Ok(()) };
         let Some(rotation) = self.plan.rotations.get(r as usize) else {
             return fail(at, format!("rotation {r} of {}", self.plan.rotations.len()));

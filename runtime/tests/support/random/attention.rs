@@ -82,6 +82,7 @@ impl Draw {
         let k_norm = (!tied && self.random.coin()).then(|| self.norm(&format!("{name}.k"), if per_head { head_dim } else { kv }));
         let pairs = (head_dim / self.random.pick(&[2, 4])).max(1);
         let rotation = (!tied && self.random.coin()).then(|| self.rotation(pairs));
+        let rotated_first = rotation.is_some() && per_head && self.random.coin();
         let sinks = if kind == AttentionKind::Softmax { self.sinks(&name, heads) } else { None };
         let state = self.state(State { tied, ..State::new(kv_heads, head_dim) });
         let attention = Attention {
@@ -90,6 +91,7 @@ impl Draw {
             q_norm,
             k_norm,
             rotation,
+            rotated_first,
             sinks,
             window: self.window(),
             ..Attention::new((heads, head_dim), [q, k, v, o], state)
@@ -140,6 +142,7 @@ impl Draw {
         };
         let pairs = head_dim / 2;
         let rotation = self.random.coin().then(|| self.rotation(pairs));
+        let rotated_first = rotation.is_some() && self.random.coin();
         let q_norm = self.random.coin().then(|| self.norm(&format!("{name}.q"), head_dim));
         let k_norm = self.random.coin().then(|| self.norm(&format!("{name}.k"), head_dim));
         let state = self.state(state);
@@ -147,6 +150,7 @@ impl Draw {
             q_norm,
             k_norm,
             rotation,
+            rotated_first,
             sinks: self.sinks(&name, heads),
             window: self.window(),
             ..Attention::new((heads, head_dim), [part.clone(), part.clone(), part, Part::Expert], state)
