@@ -42,7 +42,7 @@ fn logits_agree_with_the_original_implementations() {
             let single = tokens.iter().flat_map(|&t| one_by_one.logits(&[t]).unwrap()).collect();
             for (how, got) in [("in one batch", session().logits(&tokens).unwrap()), ("token by token", single)] {
                 let deviation = deviation(&got, &want);
-                println!("{case}: {device:?} {how}: {deviation:.1e}");
+                eprintln!("{case}: {device:?} {how}: {deviation:.1e}");
                 if deviation.is_nan() || deviation > *tolerance {
                     bad.push((case.clone(), device, how, deviation));
                 }
