@@ -40,6 +40,12 @@
 //! [`Session::record_routes`] notes the experts of every forward pass; an [`experts::Trace`] keeps them, and [`experts::replay`](experts::replay())
 //! says what a cache of any size and [policy](experts::Policy) would have made of them.
 //!
+//! # Other experts for one conversation
+//!
+//! Weights are never touched by what a session asks for: [`SessionOptions::experts_per_token`] overrides how many experts a token uses,
+//! [`SessionOptions::self_contrast`] decodes with the difference between two routings, [`SessionOptions::adapter`] adds the low-rank experts
+//! of an [`Adapter`] (made by `hotset adapt`; on the CPU). All three change the answers of that session and of no other.
+//!
 //! # Errors
 //!
 //! One type, [`Error`], whose texts are sentences for people and whose [`Category`] is for programs. No file and no argument makes the

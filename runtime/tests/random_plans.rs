@@ -9,7 +9,9 @@ use hotset::plan::{AttentionKind, Feature, Join, Part, Plan, Rule, Score, Transf
 use std::sync::Arc;
 
 /// What should turn up, and whether a plan has it.
-const KINDS: [(&str, fn(&Plan) -> bool); 19] = [
+type Kind = (&'static str, fn(&Plan) -> bool);
+
+const KINDS: [Kind; 19] = [
     ("routed stick-breaking", |p| attention(p, |a| a.kind == AttentionKind::StickBreaking && a.q == Part::Expert)),
     ("tied keys and values", |p| attention(p, |a| a.k == Part::Input && p.states[a.state as usize].tied)),
     ("rotation, norm and window", |p| attention(p, |a| a.rotation.is_some() && a.q_norm.is_some() && a.window.is_some())),

@@ -7,8 +7,7 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use hotset::{Adapter, Device, Engine, EngineOptions, PagingOptions, SessionOptions};
-use safetensors::SafeTensors;
-use support::{convert, golden, hotset};
+use support::{convert, deviation, golden, hotset, reference};
 
 fn folder(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adapters").join(case)
@@ -46,22 +45,6 @@ fn logits(engine: &Engine, adapter: Option<&Adapter>, tokens: &[u32]) -> Vec<f32
     engine.session(&with(adapter)).unwrap().logits(tokens).unwrap()
 }
 
-/// Tokens and logits of the original implementation.
-fn reference(case: &str) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(folder(case).join("reference.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let (tokens, logits) = (file.tensor("tokens").unwrap(), file.tensor("logits").unwrap());
-    let tokens = tokens.data().as_chunks::<8>().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)).unwrap());
-    (tokens.collect(), logits.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-}
-
-fn deviation(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    let mean = want.iter().sum::<f32>() / want.len() as f32;
-    let std = (want.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / want.len() as f32).sqrt();
-    got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / std
-}
-
 /// With the adapter a session computes what the original does; one beside it computes what the base model does.
 #[test]
 fn logits_agree_with_the_original_implementations() {
@@ -69,7 +52,7 @@ fn logits_agree_with_the_original_implementations() {
     for case in cases() {
         let out = tempfile::tempdir().unwrap();
         let (bundle, file) = adapt(&case, out.path());
-        let (tokens, want) = reference(&case);
+        let (tokens, want) = reference(&folder(&case));
         let adapter = Adapter::open(&file).unwrap();
         for device in [Device::Reference, Device::Cpu] {
             let engine = engine(&bundle, device.clone());
@@ -152,7 +135,7 @@ fn adapters_that_do_not_fit_are_refused() {
 fn a_budget_changes_no_bit() {
     let out = tempfile::tempdir().unwrap();
     let (bundle, file) = adapt("mixlora", out.path());
-    let (tokens, _) = reference("mixlora");
+    let (tokens, _) = reference(&folder("mixlora"));
     let adapter = Adapter::open(&file).unwrap();
     let want = logits(&engine(&bundle, Device::Cpu), Some(&adapter), &tokens);
     let paging = PagingOptions { ram: Some(64 << 20), ..PagingOptions::default() };

@@ -11,7 +11,7 @@ use hotset::codec::{Codec, Matrix};
 use hotset::{Device, Engine, EngineOptions, SessionOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use support::{convert, golden, gpu};
+use support::{convert, deviation, golden, gpu, reference};
 
 /// The golden checkpoints, all of them.
 fn cases() -> Vec<String> {
@@ -19,14 +19,6 @@ fn cases() -> Vec<String> {
     let cases: Vec<String> = folders.map(|e| e.file_name().into_string().unwrap()).collect();
     assert!(cases.len() >= 23, "{cases:?}");
     cases
-}
-
-/// Largest difference between logits, in units of the standard deviation of those that should be.
-fn deviation(got: &[f32], want: &[f32]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    let mean = want.iter().sum::<f32>() / want.len() as f32;
-    let std = (want.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / want.len() as f32).sqrt();
-    got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / std
 }
 
 /// Every case agrees with its original on every executor, read in one batch and token by token. `GOLDEN=hunyuan` checks the cases of that
@@ -50,7 +42,7 @@ fn logits_agree_with_the_original_implementations() {
             let single = tokens.iter().flat_map(|&t| one_by_one.logits(&[t]).unwrap()).collect();
             for (how, got) in [("in one batch", session().logits(&tokens).unwrap()), ("token by token", single)] {
                 let deviation = deviation(&got, &want);
-                println!("{case}: {device:?} {how}: {deviation:.1e}");
+                eprintln!("{case}: {device:?} {how}: {deviation:.1e}");
                 if deviation.is_nan() || deviation > *tolerance {
                     bad.push((case.clone(), device, how, deviation));
                 }
@@ -182,15 +174,4 @@ fn the_bundle_names_its_origin_and_is_intact() {
 fn logits(bundle: &Path, tokens: &[u32]) -> Vec<f32> {
     let engine = Engine::open(bundle, &EngineOptions { device: Device::Reference, threads: None, ..EngineOptions::default() }).unwrap();
     engine.session(&SessionOptions::default()).unwrap().logits(tokens).unwrap()
-}
-
-/// Tokens and logits of the original implementation.
-fn reference(folder: &Path) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tokens = file.tensor("tokens").unwrap();
-    let tokens = tokens.data().chunks_exact(8).map(|b| u32::try_from(i64::from_le_bytes(b.try_into().unwrap())).unwrap());
-    let logits = file.tensor("logits").unwrap();
-    let logits = logits.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-    (tokens.collect(), logits.collect())
 }

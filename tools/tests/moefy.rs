@@ -126,7 +126,6 @@ fn splits_that_do_not_come_out_even() {
     assert!(case.refusal(&["--experts", "4", "--attention=6"]).contains("4 or 8 experts"));
     assert!(case.refusal(&["--experts", "4", "--attention=3"]).contains("4 or 8 experts"));
     assert!(case.refusal(&["--experts", "4", "--attention=8", "--attention-top-k", "9"]).contains("9 of 8"));
-    assert!(case.refusal(&["--experts", "4", "--window", "1024"]).contains("the 512 tokens"));
     assert_eq!(case.run(&["--experts", "4", "--lr", "-1"]).0, Some(2));
     assert_eq!(case.run(&["--attention-top-k", "2"]).0, Some(2), "without --attention");
 }
@@ -150,6 +149,7 @@ fn models() {
         ("hidden_act", json!("gelu"), "hidden_act"),
         ("attention_is_all_you_need", json!(true), "attention_is_all_you_need"),
         ("intermediate_size", json!(171), "171"),
+        ("max_position_embeddings", json!(16), "the 16 tokens"),
     ] {
         let case = Case::new();
         case.edit(key, value);

@@ -100,7 +100,8 @@ fn entropy(values: &[f32], index: f32, epsilon: f32) -> f32 {
 /// All ids by falling value.
 fn sort(values: &[f32], out: &mut Vec<u32>) {
     out.clear();
-    out.extend(0..values.len() as u32);
+    // Those outside the best groups are out of the question.
+    out.extend((0..values.len() as u32).filter(|&e| values[e as usize] != f32::NEG_INFINITY));
     out.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]));
 }
 

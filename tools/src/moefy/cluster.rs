@@ -67,6 +67,12 @@ impl Clustering<'_> {
         Clusters { centres, members }
     }
 
+    /// Sum of squared distances to the own centre.
+    fn spread(&self, clusters: &Clusters) -> f64 {
+        let centre = |c: usize| &clusters.centres[c * self.width..][..self.width];
+        clusters.members.iter().enumerate().map(|(i, &c)| f64::from(square(self.point(i), centre(c)))).sum()
+    }
+
     /// k-means++: each next centre is a point, the likelier the farther from those before.
     fn seed(&self, random: &mut Random) -> Vec<f32> {
         let mut centres = self.point(random.below(self.len())).to_vec();
@@ -106,12 +112,6 @@ impl Clustering<'_> {
             move_some(distances, &mut members, &mut sizes, |from, to, sizes| to == empty && sizes[from] > low && sizes[to] < low);
         }
         members
-    }
-
-    /// Sum of squared distances to the own centre.
-    fn spread(&self, c: &Clusters) -> f64 {
-        let distance = |(i, &m): (usize, &usize)| f64::from(square(self.point(i), &c.centres[m * self.width..][..self.width]));
-        c.members.iter().enumerate().map(distance).sum()
     }
 
     fn means(&self, members: &[usize]) -> Vec<f32> {

@@ -123,9 +123,10 @@ fn sorted(values: &[f32]) -> Vec<u32> {
     ids
 }
 
-/// Expert ids by falling value, ties to the lowest id.
+/// Expert ids by falling value, ties to the lowest id; none of those outside the best groups.
 fn select(values: &[f32], rule: Rule) -> Vec<u32> {
     let mut ids = sorted(values);
+    ids.retain(|&e| values[e as usize] != f32::NEG_INFINITY);
     match rule {
         Rule::TopK { k } => ids.truncate(k as usize),
         Rule::TopP { p } => {
