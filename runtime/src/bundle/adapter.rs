@@ -13,8 +13,8 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use super::header::{self, Header, METADATA};
-use super::read::{Bundle, Place};
-use super::write::{dense_entries, safetensors};
+use super::read::{Bundle, Place, places};
+use super::write::{begin, dense_entries, place, safetensors};
 use super::{MAX_HEADER, TensorInfo};
 use crate::codec::{Codec, encode};
 use crate::error::{Error, Result};
@@ -77,8 +77,7 @@ impl Adapter {
         let about_json = serde_json::to_string(&about).map_err(|e| Error::Input(e.to_string()))?;
         let header = safetensors(KEY, &about_json, &entries, None)?;
 
-        let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempfile_in(dir).map_err(Error::io("write to", dir))?;
+        let mut file = begin(path)?;
         file.write_all(&header).map_err(Error::io("write to", path))?;
         for entry in &entries {
             let mut bytes = vec![0; entry.bytes];
@@ -91,10 +90,7 @@ impl Adapter {
             }
             file.write_all(&bytes).map_err(Error::io("write to", path))?;
         }
-        file.as_file().sync_all().map_err(Error::io("write to", path))?;
-        super::write::make_readable(file.as_file()).map_err(Error::io("write to", path))?;
-        file.persist(path).map_err(|e| Error::io("write to", path)(e.error))?;
-        Ok(())
+        place(file, path)
     }
 
     /// What is added.
@@ -105,7 +101,7 @@ impl Adapter {
 
 /// Checks the whole structure of the file. The error is a sentence about what is wrong.
 fn parse(bytes: &[u8]) -> std::result::Result<(About, HashMap<Name, Range<usize>>), String> {
-    let Header { end, metadata, mut tensors } = Header::read(bytes)?;
+    let Header { end, metadata, tensors } = Header::read(bytes)?;
     let Some(json) = metadata.get(KEY).filter(|j| j.len() <= MAX_HEADER) else {
         return Err("header: there is no adapter in this file".into());
     };
@@ -113,17 +109,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<(About, HashMap<Name, Range<usize>
     if about.format != FORMAT {
         return Err(format!("{METADATA}.{KEY}.format: {} is not {FORMAT}, the only one this reader knows", about.format));
     }
-    let (mut at, mut places) = (0, HashMap::new());
-    for entry in dense_entries(&about.tensors)? {
-        if tensors.remove(&entry.name) != Some(entry.header(at)) {
-            return Err(format!("header: {:?} is not what the adapter implies", entry.name));
-        }
-        places.insert(entry.name, end + at..end + at + entry.bytes);
-        at += entry.bytes;
-    }
-    if !tensors.is_empty() || bytes.len() - end != at {
-        return Err(format!("data: {} bytes, the adapter implies {at}; the file is incomplete or has a tail", bytes.len() - end));
-    }
+    let places = places((end, tensors), dense_entries(&about.tensors)?, bytes.len())?;
     Ok((about, places))
 }
 

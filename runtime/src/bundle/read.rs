@@ -9,7 +9,8 @@ use std::sync::Arc;
 use memmap2::{Mmap, MmapMut};
 
 use super::file::{Reading, Source};
-use super::header::Header;
+use super::header::{Header, TensorHeader};
+use super::write::Entry;
 use super::{BLOCK, Manifest, RecordLayout, TOKENIZER, TensorInfo, write};
 use crate::codec::Matrix;
 use crate::error::{Error, Result};
@@ -313,9 +314,35 @@ struct Parsed {
     pools: Vec<PoolRegion>,
 }
 
+/// Where the tensors of a file of `len` bytes are, whose header (its end, its tensors) must be exactly what `entries` imply.
+pub(super) fn places(
+    (end, mut tensors): (usize, BTreeMap<String, TensorHeader>),
+    entries: Vec<Entry>,
+    len: usize,
+) -> std::result::Result<HashMap<String, Range<usize>>, String> {
+    if tensors.len() != entries.len() {
+        return Err(format!("header: {} tensors, the manifest implies {}", tensors.len(), entries.len()));
+    }
+    let (mut at, mut ranges) = (0, HashMap::new());
+    for e in entries {
+        let implied = e.header(at);
+        match tensors.remove(&e.name) {
+            Some(found) if found == implied => {}
+            Some(found) => return Err(format!("header: {:?} is {found:?}, the manifest implies {implied:?}", e.name)),
+            None => return Err(format!("header: {:?} is missing, the manifest implies {implied:?}", e.name)),
+        }
+        ranges.insert(e.name, end + at..end + at + e.bytes);
+        at += e.bytes;
+    }
+    if len - end != at {
+        return Err(format!("data: {} bytes, the header promises {at}; the file is incomplete or has a tail", len - end));
+    }
+    Ok(ranges)
+}
+
 /// Checks the whole structure of the file. The error is a sentence about what is wrong.
 fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
-    let Header { end, metadata, mut tensors } = Header::read(bytes)?;
+    let Header { end, metadata, tensors } = Header::read(bytes)?;
     let Some(json) = metadata.get("hotset") else {
         return Err("header: no hotset manifest; a safetensors checkpoint must first go through `hotset convert`".into());
     };
@@ -325,25 +352,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
     if let Some(n) = tokenizer_bytes.filter(|&n| n > bytes.len()) {
         return Err(format!("{TOKENIZER}: {n} bytes, the file has {}", bytes.len()));
     }
-    let entries = write::entries(&manifest, tokenizer_bytes)?;
-    if tensors.len() != entries.len() {
-        return Err(format!("header: {} tensors, the manifest implies {}", tensors.len(), entries.len()));
-    }
-    let mut at = 0;
-    let mut ranges = HashMap::new();
-    for e in &entries {
-        let implied = e.header(at);
-        match tensors.remove(&e.name) {
-            Some(found) if found == implied => {}
-            Some(found) => return Err(format!("header: {:?} is {found:?}, the manifest implies {implied:?}", e.name)),
-            None => return Err(format!("header: {:?} is missing, the manifest implies {implied:?}", e.name)),
-        }
-        ranges.insert(e.name.clone(), end + at..end + at + e.bytes);
-        at += e.bytes;
-    }
-    if bytes.len() - end != at {
-        return Err(format!("data: {} bytes, the header promises {at}; the file is incomplete or has a tail", bytes.len() - end));
-    }
+    let ranges = places((end, tensors), write::entries(&manifest, tokenizer_bytes)?, bytes.len())?;
 
     let mut pools = Vec::new();
     for pool in &manifest.plan.pools {

@@ -61,9 +61,7 @@ impl BundleWriter {
         manifest.fingerprint = NO_HASH.to_owned();
         let hashers = manifest.hashes.keys().map(|r| (r.clone(), blake3::Hasher::new())).collect();
         let header = header(&manifest, &entries, None)?;
-        let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempfile_in(dir).map_err(Error::io("write to", dir))?;
-        let mut file = BufWriter::with_capacity(1 << 20, temporary);
+        let mut file = BufWriter::with_capacity(1 << 20, begin(target)?);
         file.write_all(&header).map_err(Error::io("write to", target))?;
         Ok(BundleWriter { file, target: target.to_owned(), manifest, entries, next: 0, header_len: header.len(), hashers })
     }
@@ -121,16 +119,28 @@ impl BundleWriter {
         let io = || Error::io("write to", at);
         self.file.seek(SeekFrom::Start(0)).map_err(io())?;
         self.file.write_all(&header).map_err(io())?;
-        let file = self.file.into_inner().map_err(|e| io()(e.into_error()))?;
-        file.as_file().sync_all().map_err(io())?;
-        make_readable(file.as_file()).map_err(io())?;
-        file.persist(at).map_err(|e| io()(e.error))?;
+        place(self.file.into_inner().map_err(|e| io()(e.into_error()))?, at)?;
         Ok(self.manifest)
     }
 }
 
+/// A temporary file beside `target`.
+pub(super) fn begin(target: &Path) -> Result<NamedTempFile> {
+    let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempfile_in(dir).map_err(Error::io("write to", dir))
+}
+
+/// Flushes a file that is complete to disk and moves it to its place.
+pub(super) fn place(file: NamedTempFile, target: &Path) -> Result<()> {
+    let io = || Error::io("write to", target);
+    file.as_file().sync_all().map_err(io())?;
+    make_readable(file.as_file()).map_err(io())?;
+    file.persist(target).map_err(|e| io()(e.error))?;
+    Ok(())
+}
+
 /// Temporary files are private to their user; a bundle is an ordinary file.
-pub(super) fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
+fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

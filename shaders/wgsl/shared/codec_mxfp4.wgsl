@@ -1,15 +1,5 @@
-// mxfp4: one line of eight columns, nibbles as in q4: a sign, two bits of exponent, one of mantissa.
-const LINES = 1u;
-const SCALED = true;
-
-fn block(at: u32) -> Block {
-    let w = weights[at];
-    return Block(nibbles(w), nibbles(w >> vec4u(4u)));
-}
-
-fn nibbles(w: vec4u) -> mat4x4f {
-    return mat4x4f(nibble(w), nibble(w >> vec4u(8u)), nibble(w >> vec4u(16u)), nibble(w >> vec4u(24u)));
-}
+// mxfp4: a sign, two bits of exponent, one of mantissa.
+#import nibbles
 
 // Magnitudes 0, ½, 1, 1½, 2, 3, 4, 6 lie on three lines, always the highest one.
 fn nibble(w: vec4u) -> vec4f {
