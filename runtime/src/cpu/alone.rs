@@ -42,6 +42,7 @@ impl Experts {
             turns: Vec::new(),
             host: None,
             grow: &|_| Ok(()),
+            lengths: None,
         };
         let (mut stream, mut input) = (Slab::default(), Batch::default());
         stream.reset(1, x.len());

@@ -1,10 +1,11 @@
 //! What every part of a forward pass has at hand.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::heads::Turns;
-use super::kernels::Kernels;
+use super::kernels::{Group, Kernels};
 use super::pool::Team;
+use super::routes::Worklist;
 use crate::bundle::Bundle;
 use crate::codec::{Codec, Matrix};
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ pub(super) struct Context<'a> {
     pub(super) host: Option<&'a Mutex<Host>>,
     /// Takes bytes for caches that grow by more than a row for each token. Nobody holds the host meanwhile.
     pub(super) grow: &'a (dyn Fn(u64) -> Result<()> + Sync),
+    /// Where a step leaves the length of each route's output, when somebody wants to know.
+    pub(super) lengths: Option<&'a Mutex<Vec<f32>>>,
 }
 
 /// A matrix, or some consecutive panels of it, with its bias.
@@ -77,6 +80,19 @@ impl<'a> Context<'a> {
     /// The experts' whereabouts, kept from others for the time of a step.
     pub(super) fn host(&self) -> Option<MutexGuard<'a, Host>> {
         self.host.map(Host::lock)
+    }
+
+    /// Tells whoever wants to know what the routes of `work` have brought: `pending` is `[units][rows]`.
+    pub(super) fn tell_lengths(&self, work: &Worklist, pending: &[Group]) {
+        if let Some(lengths) = self.lengths {
+            *lengths.lock().unwrap_or_else(PoisonError::into_inner) = work.lengths(pending);
+        }
+    }
+
+    /// What was told last.
+    pub(super) fn take_lengths(&self) -> Vec<f32> {
+        let take = |lengths: &Mutex<Vec<f32>>| std::mem::take(&mut *lengths.lock().unwrap_or_else(PoisonError::into_inner));
+        self.lengths.map(take).unwrap_or_default()
     }
 
     /// The tensors of a linear map.

@@ -92,7 +92,8 @@ pub(super) fn run(
             (Source::Record(_), None) => Err(no_matrices(step)),
         };
         let all = work.runs.iter().map(|run| Ok((run, matrices(run)?))).collect::<Result<Vec<_>>>()?;
-        join.all(c, &widening.widen(c, &all, gathered, hidden), x);
+        let parts = widening.widen(c, &all, gathered, hidden);
+        join.told(c, &parts, pending, x);
         return Ok(());
     };
 
@@ -106,6 +107,7 @@ pub(super) fn run(
         let wave = wave.into_iter().map(|(run, bytes)| Ok((run, Matrices::record(c, pool, bytes)?))).collect::<Result<Vec<_>>>()?;
         join.some(c, &widening.widen(c, &wave, gathered, hidden), pending);
     }
+    c.tell_lengths(&work, pending);
     join.sum(c, pending, x);
     Ok(())
 }

@@ -148,7 +148,7 @@ pub(super) fn run(
             _ => Err(misplaced(step)),
         };
         let part = |run| Ok(product::Part { run, weights: weights(run)?, y: rows(run) });
-        join.all(c, &work.runs.iter().map(part).collect::<Result<Vec<_>>>()?, x);
+        join.told(c, &work.runs.iter().map(part).collect::<Result<Vec<_>>>()?, pending, x);
         return match (&a.o, work.dense_run()) {
             (Part::Shared(o), Some(run)) => adapter::join(c, o, None, (&join, run, rows(run)), x),
             _ => Ok(()),
@@ -160,6 +160,7 @@ pub(super) fn run(
         let part = |(run, bytes)| Ok(product::Part { run, weights: c.record(pool, bytes, Role::Output)?, y: rows(run) });
         join.some(c, &wave.into_iter().map(part).collect::<Result<Vec<_>>>()?, pending);
     }
+    c.tell_lengths(&work, pending);
     join.sum(c, pending, x);
     Ok(())
 }
