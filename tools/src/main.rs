@@ -4,6 +4,7 @@ mod adapt;
 mod checkpoint;
 mod commands;
 mod documents;
+mod evaluation;
 mod failure;
 mod import;
 mod measure;
