@@ -60,6 +60,7 @@ pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<T
         family: options.family.to_owned(),
         tool: format!("hotset {}", env!("CARGO_PKG_VERSION")),
         history: vec![history],
+        origin: None,
     };
     let (hashes, fingerprint) = Default::default();
     let manifest = Manifest { format: FORMAT, plan, tensors, text, provenance, hashes, fingerprint };
