@@ -10,6 +10,7 @@ mod import;
 mod measure;
 mod moefy;
 mod options;
+mod packing;
 mod progress;
 mod random;
 mod saving;
