@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
 use crate::plan::{Router, Rule};
-use crate::profile::Usage;
+use crate::profile::{Activations, Usage};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -100,6 +100,19 @@ pub trait Run: Send {
 
     /// What the tokens of calls that succeeded used since recording began or since the last call. `None` while nothing is recorded.
     fn take_use(&mut self) -> Option<Usage> {
+        None
+    }
+
+    /// From now on measures how large the values are that experts are given, for [`take_activations`](Self::take_activations).
+    ///
+    /// # Errors
+    /// When this device cannot tell.
+    fn record_activations(&mut self) -> Result<()> {
+        Err(Error::Input("this device does not measure what experts are given; use the CPU".into()))
+    }
+
+    /// What experts were given since recording began or since the last call, by calls that failed too. `None` while nothing is recorded.
+    fn take_activations(&mut self) -> Option<Activations> {
         None
     }
 }

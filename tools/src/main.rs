@@ -11,6 +11,7 @@ mod interrupt;
 mod measure;
 mod moefy;
 mod options;
+mod packing;
 mod profiling;
 mod progress;
 mod prune;

@@ -196,6 +196,11 @@ impl Bundle {
     #[cfg(not(unix))]
     fn forget(&self, _: Range<usize>) {}
 
+    /// Gives back the memory of everything that was read through the mapping; reading it again is possible and merely slower.
+    pub fn release(&self) {
+        self.forget(0..self.map.len());
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

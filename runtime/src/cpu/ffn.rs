@@ -9,6 +9,7 @@ use super::product::{Job, Join, Part, expand};
 use super::routes::{Routes, Run, Source, Worklist};
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
+use crate::profile::Side;
 use crate::plan::{Activation, Expert, Ffn, Pool, Role, SharedFfn, Step};
 
 /// Space of a feed-forward step, kept between steps.
@@ -58,7 +59,7 @@ impl<'a> Matrices<'a> {
 
 /// The forms of the input that the step reads, apart from its router.
 pub(super) fn forms(c: &Context<'_>, ffn: &Ffn, pool: Option<&Pool>) -> Result<Forms> {
-    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec));
+    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec).and(c.measured()));
     if let Some(s) = &ffn.shared {
         for l in [s.gate.as_ref(), Some(&s.up), s.weigh.as_ref()].into_iter().flatten() {
             forms = forms.and(adapter::forms(c, l)?);
@@ -83,7 +84,7 @@ pub(super) fn run(
     let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
     let join = Join { work: &work, scale: step.scale, bias };
     let forms = forms(c, ffn, pool.map(|p| &c.bundle.plan().pools[p]))?;
-    let widening = Widening { work: &work, input, groups: groups_of(x.width), forms };
+    let widening = Widening { work: &work, pool, input, groups: groups_of(x.width), forms };
 
     let Some((mut host, pool)) = c.host().zip(pool) else {
         let matrices = |run: &Run| match (run.source, pool) {
@@ -119,6 +120,8 @@ fn no_matrices(step: &Step) -> Error {
 /// The first half of an expert: from the step's input to its hidden layer.
 pub(super) struct Widening<'a> {
     pub(super) work: &'a Worklist,
+    /// The pool whose records are used, where they may be measured.
+    pub(super) pool: Option<usize>,
     pub(super) input: View<'a>,
     /// Of the input.
     pub(super) groups: usize,
@@ -138,8 +141,9 @@ impl<'a> Widening<'a> {
         'a: 'w,
     {
         let inputs = self.work.inputs(c, &runs.iter().map(|r| r.0).collect::<Vec<_>>(), self.input, self.groups, gathered, self.forms);
+        c.measure(self.pool, Side::Input, runs.iter().map(|r| r.0).zip(inputs.iter().copied()));
         let jobs: Vec<Job<'_>> = runs.iter().zip(&inputs).map(|((_, m), &x)| m.hidden(x)).collect();
-        let forms = runs.iter().fold(Forms::default(), |f, (_, m)| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
+        let forms = runs.iter().fold(c.measured(), |f, (_, m)| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
         hidden.reset(jobs.iter().map(Job::len).sum(), forms);
         expand(c, &jobs, hidden.as_mut());
         let sizes: Vec<(usize, usize, usize)> = jobs.iter().map(|j| (j.len(), j.weights.units(), j.x.rows)).collect();
@@ -149,7 +153,9 @@ impl<'a> Widening<'a> {
             at += len;
             Part { run, weights: m.down, y: hidden.view(at - len, units, rows) }
         };
-        runs.iter().zip(sizes).map(part).collect()
+        let parts: Vec<Part<'_>> = runs.iter().zip(sizes).map(part).collect();
+        c.measure(self.pool, Side::Inner, parts.iter().map(|p| (p.run, p.y)));
+        parts
     }
 }
 

@@ -1,7 +1,7 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::best::best;
 use super::context::Context;
@@ -16,7 +16,7 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
-use crate::profile::{Recorder, StepNotes, Usage};
+use crate::profile::{Activations, Recorder, StepNotes, Usage};
 use crate::reading::{Host, HostOptions};
 
 /// Most tokens of one batch.
@@ -121,6 +121,7 @@ impl Model for CpuModel {
             space: Space::default(),
             passes: None,
             recorder: None,
+            activations: None,
             noted: Vec::new(),
         };
         run.reset();
@@ -216,6 +217,8 @@ struct CpuRun {
     passes: Option<Vec<Pass>>,
     /// What tokens used, likewise.
     recorder: Option<Recorder>,
+    /// What experts were given, likewise.
+    activations: Option<Mutex<Activations>>,
     /// Notes of the call under way, which count when it succeeds.
     noted: Vec<Vec<StepNotes>>,
 }
@@ -266,6 +269,16 @@ impl Run for CpuRun {
         Some(self.recorder.as_mut()?.take(self.bundle.plan()))
     }
 
+    fn record_activations(&mut self) -> Result<()> {
+        self.activations.get_or_insert_with(|| Mutex::new(Activations::new(self.bundle.manifest())));
+        Ok(())
+    }
+
+    fn take_activations(&mut self) -> Option<Activations> {
+        let measured = self.activations.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::replace(measured, Activations::new(self.bundle.manifest())))
+    }
+
     fn take_passes(&mut self) -> Vec<Pass> {
         self.passes.as_mut().map(std::mem::take).unwrap_or_default()
     }
@@ -313,6 +326,7 @@ impl CpuRun {
                 host: shared.host.as_ref(),
                 grow: &grow,
                 lengths: self.recorder.as_ref().map(|_| &lengths),
+                activations: self.activations.as_ref(),
             };
             let steps = self.recorder.is_some().then(Vec::new);
             let mut notes = Notes { pass: self.passes.is_some().then(Pass::default), steps };

@@ -5,6 +5,7 @@
 //! their bytes has to do. That works in two ways with the same answers, bit for bit: [`Bundle::pruned`](crate::bundle::Bundle::pruned) leaves
 //! the others out, in memory or in a new file, and [`SessionOptions::kept`](crate::SessionOptions::kept) does without them in one session.
 
+mod activations;
 mod kept;
 mod recorder;
 mod usage;
@@ -20,6 +21,8 @@ use crate::bundle::Manifest;
 use crate::error::{Error, Result};
 use crate::plan::Semantics;
 
+pub(crate) use activations::Side;
+pub use activations::{Activations, PoolActivations};
 pub use kept::{Criterion, KeepOptions, Kept};
 pub(crate) use recorder::{Recorder, StepNotes};
 pub use usage::{CHUNKS, ChunkUse, StepUse, Usage};

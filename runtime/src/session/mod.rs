@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::experts::Pass;
 use crate::model::{Output, Routing, Run, RunOptions, Want};
 use crate::plan::{Plan, Rule};
-use crate::profile::{Kept, Usage};
+use crate::profile::{Activations, Kept, Usage};
 
 pub use cancel::CancelToken;
 pub use chat::Chat;
@@ -286,6 +286,20 @@ impl Session {
     /// recorded. [Added](crate::profile::Profile::add) to a profile it says what conversations of this kind need.
     pub fn take_use(&mut self) -> Option<Usage> {
         self.run.take_use()
+    }
+
+    /// From now on measures how large the values are that experts are given, for [`take_activations`](Self::take_activations).
+    ///
+    /// # Errors
+    /// When the device cannot tell: the CPU can.
+    pub fn record_activations(&mut self) -> Result<()> {
+        self.run.record_activations()
+    }
+
+    /// What the model's experts were given since [`record_activations`](Self::record_activations) or the last call; `None` while nothing is
+    /// recorded. By it `hotset quantize` chooses which rounding errors matter.
+    pub fn take_activations(&mut self) -> Option<Activations> {
+        self.run.take_activations()
     }
 
     /// Whether a conversation of `needed` tokens fits.

@@ -1,16 +1,14 @@
 //! `hotset convert`: checkpoint folder → bundle.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use hotset::bundle::Manifest;
 use hotset::codec::Codec;
 
 use crate::checkpoint::Checkpoint;
-use crate::failure::{Failure, Result};
-use crate::import;
+use crate::failure::Result;
+use crate::{import, packing};
 
 /// Convert a checkpoint folder to a bundle
 #[derive(Debug, clap::Args)]
@@ -36,12 +34,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
     let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
 
-    // An interrupted conversion drops its writer, which removes the temporary file.
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-
+    let stop = packing::interruption()?;
     let bar = crate::progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);
