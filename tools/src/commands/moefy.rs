@@ -10,9 +10,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::moefy::{Folder, HeadSplit, Healing, Losses, Options, Progress, Source, Split, Start};
+use crate::moefy::{HeadSplit, Healing, Losses, Options, Progress, Source, Split, Start};
 use crate::progress;
-use crate::training::Schedule;
+use crate::training::{Folder, Schedule};
 
 /// Convert a dense LLaMA checkpoint to a Mixture of Experts
 ///
@@ -123,7 +123,7 @@ impl Args {
         let HealingArgs { heal, lr, batch, window, .. } = self.healing;
         let &Args { experts, top_k, residual, align, calibration, seed, .. } = self;
         let scale = self.scale.unwrap_or(experts as f64 / top_k as f64);
-        let healing = Healing { schedule: Schedule { steps: heal, rate: lr }, batch: batch.into() };
+        let healing = Healing { schedule: Schedule { steps: heal, rate: lr, decay: 0.0 }, batch: batch.into() };
         Options {
             split: Split { experts, top_k, residual, scale, bias: align, attention },
             start: self.router,

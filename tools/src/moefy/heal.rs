@@ -6,10 +6,9 @@ use super::BALANCE;
 use super::moe::Moe;
 use super::shape::Shape;
 use super::split::Split;
-use super::weights::Weights;
 use crate::failure::{Failure, Result};
 use crate::random::Random;
-use crate::training::{Batch, Batches, Model, Optimiser, Schedule, cross_entropy, held_out};
+use crate::training::{Batch, Batches, Model, Optimiser, Schedule, Weights, cross_entropy, held_out};
 
 /// How often the held-out loss is taken while healing.
 const CHECKS: usize = 5;
@@ -43,7 +42,7 @@ pub(super) struct Course<'a> {
 impl Course<'_> {
     /// Trains `weights`; returns the new ones and their held-out loss.
     pub(super) fn run(&self, weights: &Weights, random: Random, progress: &mut dyn Progress) -> Result<(Weights, f64)> {
-        let (weights, variables) = weights.trainable()?;
+        let (weights, variables) = weights.trainable(|_| true)?;
         let (steps, batch) = (self.healing.schedule.steps, self.healing.batch);
         let mut optimiser = Optimiser::new(variables, self.healing.schedule)?;
         let mut last = f64::NAN;

@@ -13,18 +13,14 @@ mod dense;
 mod heal;
 mod importance;
 mod moe;
-mod ops;
-mod output;
 mod partition;
 mod router;
 mod routing;
 mod shape;
 mod slicing;
-mod softmax;
 mod split;
 #[cfg(test)]
 mod tests;
-mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -34,7 +30,7 @@ use hotset::text::Tokenizer;
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
 use crate::random::Random;
-use crate::training::{Batch, Batches, held_out};
+use crate::training::{Batch, Batches, Folder, Weights, held_out};
 use crate::{documents, import};
 
 use dense::Dense;
@@ -44,10 +40,9 @@ use moe::Moe;
 use partition::Partition;
 use shape::Shape;
 use slicing::{NewLayer, slice};
-use weights::Weights;
 
 pub(crate) use heal::{Healing, Progress};
-pub(crate) use output::Folder;
+
 pub(crate) use split::{HeadSplit, Split};
 
 /// Weight of the balance loss beside the prediction error.
@@ -148,7 +143,7 @@ impl Source {
         let sample = text.shuffled(WINDOWS, Random(random.next())).take(options.calibration.div_ceil(WINDOWS * window).max(1));
         let sample = sample.collect::<candle_core::Result<Vec<_>>>()?;
 
-        let weights = Weights::read(&self.checkpoint)?;
+        let weights = Weights::read(&self.checkpoint, self.checkpoint.tensors().keys())?;
         let dense = Dense::load(shape, &weights)?;
         let dense_loss = held_out(&dense, &held)?;
         unless(stop)?;

@@ -8,7 +8,7 @@ use safetensors::tensor::TensorView;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::weights::Weights;
+use super::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
 
