@@ -39,10 +39,10 @@ impl Schedule {
 /// Moves variables against their gradients.
 pub(crate) struct Optimiser {
     /// By the variables' names.
-    pub(super) adams: BTreeMap<String, Adam>,
+    adams: BTreeMap<String, Adam>,
     schedule: Schedule,
     /// Steps made.
-    pub(super) step: usize,
+    step: usize,
 }
 
 impl Optimiser {
@@ -70,6 +70,21 @@ impl Optimiser {
             }
         }
         Ok(())
+    }
+
+    /// Steps made so far.
+    pub(crate) fn steps_made(&self) -> usize {
+        self.step
+    }
+
+    /// Every variable by its name, and its two moments.
+    pub(super) fn state(&self) -> impl Iterator<Item = (&str, [&Var; 3])> {
+        self.adams.iter().map(|(name, Adam { variable, moments: [first, second] })| (name.as_str(), [variable, first, second]))
+    }
+
+    /// Goes on as after `steps` steps.
+    pub(super) fn go_on_from(&mut self, steps: usize) {
+        self.step = steps;
     }
 }
 

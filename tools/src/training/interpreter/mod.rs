@@ -23,7 +23,6 @@ use crate::import::Import;
 use crate::training::Weights;
 use crate::training::ops::linear;
 
-use router::Routes;
 use tensors::Tensors;
 
 /// A model that can be trained.
