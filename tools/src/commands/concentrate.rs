@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// Which weights change: of routers only, of routers and experts, or all
     #[arg(long, value_enum, default_value_t = Part::All)]
     train: Part,
+    /// Gather on the experts that make up this share of the experts' bytes, such as 0.25: those that add most for the text. The others are
+    /// not chosen while the model learns. Without it no expert is given up
+    #[arg(long, value_name = "R")]
+    keep: Option<f64>,
     /// Weight of concentration beside the prediction error; 0 only fine-tunes
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.1, value_parser = not_negative)]
     weight: f64,
@@ -38,10 +42,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let stop = interruption()?;
     let training = &args.training;
-    let subject = Subject::open(&args.source, &training.text, training.held_out)?;
+    let mut subject = Subject::open(&args.source, &training.text, training.held_out)?;
     let options = Options {
         part: args.train,
         weight: args.weight,
+        keep: args.keep,
         schedule: training.schedule(0.0),
         batch: training.batch.into(),
         window: training.window.into(),
@@ -51,7 +56,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         resume: training.resume,
     };
     let mut report = Report::new(training);
-    concentrate(&subject, &options, &args.output, &mut report, &stop)?;
+    concentrate(&mut subject, &options, &args.output, &mut report, &stop)?;
     report.finish();
     let mut out = stdout().lock();
     if training.json {

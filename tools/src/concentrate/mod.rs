@@ -3,14 +3,20 @@
 //! Beside the prediction error, the entropy of what each router thinks of its experts on average is made small: `−Σ p̄ ln p̄`, where `p̄` is
 //! the mean over a batch of the softmax over all experts. That is the opposite of balancing, of which the first term is the same with
 //! another sign. Single tokens may still choose freely.
+//!
+//! When it is known how many experts may stay, more is possible: those that add least to the stream are closed, the model learns to do
+//! without them while it is trained, and what routers still think of them is made small instead of the entropy.
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Result, Tensor};
+use hotset::plan::Plan;
+use hotset::profile::{self, KeepOptions, Kept, Profile, Usage};
 use serde_json::{Map, Value, json};
 
 use crate::failure::{self, Failure};
@@ -23,6 +29,8 @@ use crate::training::{
 
 /// Windows that are run at once where nothing is trained.
 const WINDOWS: usize = 16;
+/// Tokens of the text by which experts are ranked.
+const SAMPLE: usize = 32768;
 
 /// Which weights change.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
@@ -38,8 +46,10 @@ pub(crate) enum Part {
 /// How to concentrate.
 pub(crate) struct Options {
     pub(crate) part: Part,
-    /// Weight of the entropy beside the prediction error.
+    /// Weight of concentration beside the prediction error.
     pub(crate) weight: f64,
+    /// The share of the experts' bytes to gather on; without it no expert is given up, all are used less evenly.
+    pub(crate) keep: Option<f64>,
     pub(crate) schedule: Schedule,
     /// Windows of a step.
     pub(crate) batch: usize,
@@ -64,7 +74,7 @@ pub(crate) trait Progress {
 
 /// Trains the subject and writes it to `target`.
 pub(crate) fn concentrate(
-    subject: &Subject,
+    subject: &mut Subject,
     options: &Options,
     target: &Path,
     progress: &mut dyn Progress,
@@ -78,12 +88,18 @@ pub(crate) fn concentrate(
     let [text, held] = subject.texts.windows(options.window, subject.context())?;
     let held = held.in_order(WINDOWS)?;
 
+    if let Some(keep) = options.keep {
+        let sample = text.shuffled(WINDOWS, Random(options.seed)).take(SAMPLE.div_ceil(WINDOWS * options.window));
+        let kept = choose(subject, keep, sample)?;
+        subject.model.close(&kept);
+    }
+    let subject = &*subject;
     let (weights, variables) = options.trainable(subject)?;
     let mut optimiser = Optimiser::new(variables, options.schedule)?;
     if options.resume {
         keeper.restore(&mut optimiser)?;
     }
-    let mut lesson = Concentration { subject, weights, weight: options.weight, held: &held, progress };
+    let mut lesson = Concentration { subject, weights, weight: options.weight, keep: options.keep, held: &held, progress };
     if !options.resume {
         lesson.check(0)?;
     }
@@ -96,7 +112,7 @@ pub(crate) fn concentrate(
 
 impl Options {
     /// The subject's weights, and those of them that change.
-    fn trainable(&self, subject: &Subject) -> failure::Result<(Weights, std::collections::BTreeMap<String, candle_core::Var>)> {
+    fn trainable(&self, subject: &Subject) -> failure::Result<(Weights, BTreeMap<String, candle_core::Var>)> {
         let (routers, experts) = (subject.model.router_tensors(), subject.model.expert_tensors());
         let trained = |name: &str| match self.part {
             Part::Routers => routers.contains(name),
@@ -110,7 +126,7 @@ impl Options {
     fn identity(&self, subject: &Subject) -> Map<String, Value> {
         let Schedule { steps, rate, .. } = self.schedule;
         let identity = json!({
-            "--train": format!("{:?}", self.part).to_lowercase(), "--weight": self.weight, "--steps": steps, "--lr": rate,
+            "--train": format!("{:?}", self.part).to_lowercase(), "--weight": self.weight, "--keep": self.keep, "--steps": steps, "--lr": rate,
             "--batch": self.batch, "--window": self.window, "--seed": self.seed,
             "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
         });
@@ -134,6 +150,7 @@ struct Concentration<'a> {
     subject: &'a Subject,
     weights: Weights,
     weight: f64,
+    keep: Option<f64>,
     held: &'a [Batch],
     progress: &'a mut dyn Progress,
 }
@@ -142,7 +159,11 @@ impl Lesson for Concentration<'_> {
     fn objective(&self, batch: &Batch) -> failure::Result<Objective> {
         let pass = self.subject.model.forward(&self.weights, &batch.inputs)?;
         let error = cross_entropy(&pass.logits, &batch.targets)?;
-        let loss = (&error + (spread(&pass.routings)? * self.weight)?)?;
+        let unwanted = match self.keep {
+            None => spread(&pass.routings)?,
+            Some(_) => outside(&pass.routings, &self.subject.model.import().plan)?,
+        };
+        let loss = (&error + (unwanted * self.weight)?)?;
         Ok(Objective { error, loss })
     }
 
@@ -158,6 +179,40 @@ impl Lesson for Concentration<'_> {
         }
         self.progress.check(step, &measured)
     }
+}
+
+/// How much routers still think of experts that are not chosen any more: the mean over routers of the sum of `p̄` over these. A scalar.
+fn outside(routings: &[Routing], plan: &Plan) -> Result<Tensor> {
+    let mass = |routing: &Routing| -> Result<Tensor> {
+        let mean = softmax(&routing.logits)?.mean(0)?;
+        let mut closed = vec![0f32; mean.dim(0)?];
+        let pruned = plan.steps[routing.step].routed.as_ref().and_then(|r| r.router.pruned.as_ref());
+        pruned.iter().flat_map(|p| &p.experts).for_each(|&e| closed[e as usize] = 1.0);
+        (mean * Tensor::new(closed, routing.logits.device())?)?.sum_all()
+    };
+    let each = routings.iter().map(mass).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&each, 0)?.mean(0)
+}
+
+/// The experts to gather on: those that add most to the stream for their size, as a profile would rank them.
+fn choose(subject: &Subject, keep: f64, sample: impl Iterator<Item = Result<Batch>>) -> failure::Result<Kept> {
+    let (model, weights) = (&subject.model, subject.weights()?);
+    let plan = &model.import().plan;
+    let mut usage = Usage::new(plan);
+    for batch in sample {
+        let batch = batch?;
+        usage.tokens += batch.targets.elem_count() as u64;
+        for (step, routing) in usage.steps.iter_mut().zip(model.observe(&weights, &batch.inputs)?.routings) {
+            step.selections.iter_mut().zip(&routing.chosen).for_each(|(sum, n)| *sum += n);
+            let added = routing.added.iter().flatten();
+            step.saliency.iter_mut().flatten().zip(added).for_each(|(sum, a)| *sum += a);
+        }
+    }
+    let texts = BTreeMap::from([("text".to_owned(), usage)]);
+    let profile = Profile { version: profile::VERSION, fingerprint: String::new(), model: String::new(), texts, losses: None };
+    let size =
+        |pool: usize| plan.pools[pool].expert.matrices(plan.width).iter().map(|&(_, rows, cols)| u64::from(rows) * u64::from(cols)).sum();
+    Ok(profile.keep_in(plan, size, &KeepOptions { keep, ..KeepOptions::default() })?)
 }
 
 /// How widely experts are used: the mean over routers of `−Σ p̄ ln p̄` in nats, where `p̄` is the mean over tokens of the softmax over all of the
