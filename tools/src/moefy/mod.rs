@@ -29,9 +29,9 @@ use safetensors::Dtype;
 
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
+use crate::import;
 use crate::random::Random;
 use crate::training::{Batch, Folder, Stored, Texts, Weights, held_out};
-use crate::import;
 
 use dense::Dense;
 use heal::{Heal, unless};

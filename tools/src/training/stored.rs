@@ -31,7 +31,9 @@ impl Stored<'_> {
         let most = if *dtype == Dtype::F16 { f16::MAX.to_f32() } else { f32::MAX };
         match values.iter().find(|v| v.is_nan() || v.abs() > most) {
             None => Ok(()),
-            Some(v) => Err(Failure::new(format!("{v} in tensor {name:?} cannot be written as {dtype}; give --dtype f32, or a smaller --lr"))),
+            Some(v) => {
+                Err(Failure::new(format!("{v} in tensor {name:?} cannot be written as {dtype}; give --dtype f32, or a smaller --lr")))
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Result};
 
 /// Tokens of all texts together.
 pub(crate) struct Texts {
-    bos: Option<u32>,
+    pub(crate) bos: Option<u32>,
     /// Tokens to learn from.
     pub(crate) learned: Vec<u32>,
     /// Tokens to measure with, from the end of each text.
@@ -22,7 +22,10 @@ impl Texts {
     /// Reads text files. The end of each is kept aside: `held_out` tokens of all, at most a tenth of each.
     pub(crate) fn read(checkpoint: &Checkpoint, vocab: u32, paths: &[PathBuf], held_out: usize) -> Result<Texts> {
         let Some(tokenizer) = checkpoint.tokenizer(vocab)? else {
-            return Err(Failure::new(format!("{} has no tokenizer.json, without which text cannot be read", checkpoint.folder().display())));
+            return Err(Failure::new(format!(
+                "{} has no tokenizer.json, without which text cannot be read",
+                checkpoint.folder().display()
+            )));
         };
         let tokenizer = Tokenizer::new(&tokenizer.json, tokenizer.text, vocab)?;
         let (mut learned, mut held) = (Vec::new(), Vec::new());
