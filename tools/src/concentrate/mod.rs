@@ -11,18 +11,12 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Result, Tensor};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::failure::{self, Failure};
-use crate::random::Random;
 use crate::training::interpreter::Routing;
 use crate::training::ops::softmax;
-use crate::training::{
-    Batch, Course, Folder, Keeper, Lesson, Measured, Objective, Optimiser, Schedule, Subject, Weights, cross_entropy, measure, updated,
-};
-
-/// Windows that are run at once where nothing is trained.
-const WINDOWS: usize = 16;
+use crate::training::{Folder, Keeper, Optimiser, Progress, Settings, Subject, Teaching, updated};
 
 /// Which weights change.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
@@ -40,26 +34,7 @@ pub(crate) struct Options {
     pub(crate) part: Part,
     /// Weight of the entropy beside the prediction error.
     pub(crate) weight: f64,
-    pub(crate) schedule: Schedule,
-    /// Windows of a step.
-    pub(crate) batch: usize,
-    /// Tokens of a window.
-    pub(crate) window: usize,
-    pub(crate) seed: u64,
-    /// Whether weights are written in f32 instead of the type they came in.
-    pub(crate) full: bool,
-    /// Steps after which the state is kept again.
-    pub(crate) every: usize,
-    /// Whether to go on from a state.
-    pub(crate) resume: bool,
-}
-
-/// Told how it goes.
-pub(crate) trait Progress {
-    /// Step `step` was made; its batch had this prediction error in nats per token.
-    fn step(&mut self, step: usize, error: f64);
-    /// What became of held-out text after `step` steps.
-    fn check(&mut self, step: usize, measured: &Measured) -> failure::Result<()>;
+    pub(crate) settings: Settings,
 }
 
 /// Trains the subject and writes it to `target`.
@@ -71,93 +46,36 @@ pub(crate) fn concentrate(
     stop: &AtomicBool,
 ) -> failure::Result<()> {
     let folder = Folder::begin(target)?;
-    if subject.model.router_tensors().is_empty() {
+    let (routers, experts) = (subject.model.router_tensors(), subject.model.expert_tensors());
+    if routers.is_empty() {
         return Err(Failure::new(format!("{} has no routers; there is nothing to concentrate", subject.checkpoint.folder().display())));
     }
-    let keeper = Keeper::new(target, options.identity(subject), options.resume)?;
-    let [text, held] = subject.texts.windows(options.window, subject.context())?;
-    let held = held.in_order(WINDOWS)?;
-
-    let (weights, variables) = options.trainable(subject)?;
-    let mut optimiser = Optimiser::new(variables, options.schedule)?;
-    if options.resume {
-        keeper.restore(&mut optimiser)?;
-    }
-    let mut lesson = Concentration { subject, weights, weight: options.weight, held: &held, progress };
-    if !options.resume {
-        lesson.check(0)?;
-    }
-    let course = Course { steps: options.schedule.steps, keeper: Some((&keeper, options.every)), stop };
-    course.run(&mut optimiser, text.shuffled(options.batch, Random(options.seed)), &mut lesson)?;
-    let stored = updated(&subject.checkpoint, &lesson.weights, options.full)?;
-    folder.finish(&subject.checkpoint, &options.config(subject.checkpoint.config()), stored)?;
+    let &Options { part, weight, ref settings } = options;
+    let identity = settings.identity(&json!({
+        "--train": format!("{part:?}").to_lowercase(), "--weight": weight,
+        "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
+    }));
+    let keeper = Keeper::new(target, identity, settings.resume)?;
+    let (weights, variables) = subject.weights()?.trainable(|name| match part {
+        Part::Routers => routers.contains(name),
+        Part::Experts => routers.contains(name) || experts.contains(name),
+        Part::All => true,
+    })?;
+    let teaching = Teaching {
+        model: &subject.model,
+        weights: &|| Ok(weights.clone()),
+        beside: &|pass| spread(&pass.routings)? * weight,
+        settings,
+        keeper: &keeper,
+        stop,
+    };
+    teaching.run(Optimiser::new(variables, settings.schedule)?, &subject.texts, progress)?;
+    folder.finish(
+        &subject.checkpoint,
+        &settings.config(subject.checkpoint.config()),
+        updated(&subject.checkpoint, &weights, settings.full)?,
+    )?;
     keeper.remove()
-}
-
-impl Options {
-    /// The subject's weights, and those of them that change.
-    fn trainable(&self, subject: &Subject) -> failure::Result<(Weights, std::collections::BTreeMap<String, candle_core::Var>)> {
-        let (routers, experts) = (subject.model.router_tensors(), subject.model.expert_tensors());
-        let trained = |name: &str| match self.part {
-            Part::Routers => routers.contains(name),
-            Part::Experts => routers.contains(name) || experts.contains(name),
-            Part::All => true,
-        };
-        Ok(subject.weights()?.trainable(trained)?)
-    }
-
-    /// What must be the same to go on.
-    fn identity(&self, subject: &Subject) -> Map<String, Value> {
-        let Schedule { steps, rate, .. } = self.schedule;
-        let identity = json!({
-            "--train": format!("{:?}", self.part).to_lowercase(), "--weight": self.weight, "--steps": steps, "--lr": rate,
-            "--batch": self.batch, "--window": self.window, "--seed": self.seed,
-            "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
-        });
-        identity.as_object().cloned().unwrap_or_default()
-    }
-
-    /// The configuration, which only the weights' type can change.
-    fn config(&self, config: &Map<String, Value>) -> Map<String, Value> {
-        let mut config = config.clone();
-        for key in ["torch_dtype", "dtype"] {
-            if let Some(value) = config.get_mut(key).filter(|_| self.full) {
-                *value = json!("float32");
-            }
-        }
-        config
-    }
-}
-
-/// A model on its way to fewer experts.
-struct Concentration<'a> {
-    subject: &'a Subject,
-    weights: Weights,
-    weight: f64,
-    held: &'a [Batch],
-    progress: &'a mut dyn Progress,
-}
-
-impl Lesson for Concentration<'_> {
-    fn objective(&self, batch: &Batch) -> failure::Result<Objective> {
-        let pass = self.subject.model.forward(&self.weights, &batch.inputs)?;
-        let error = cross_entropy(&pass.logits, &batch.targets)?;
-        let loss = (&error + (spread(&pass.routings)? * self.weight)?)?;
-        Ok(Objective { error, loss })
-    }
-
-    fn made(&mut self, step: usize, error: f64) {
-        self.progress.step(step, error);
-    }
-
-    fn check(&mut self, step: usize) -> failure::Result<()> {
-        let measured = measure(&self.subject.model, &self.weights, self.held)?;
-        if !measured.loss.is_finite() {
-            let loss = measured.loss;
-            return Err(Failure::new(format!("the held-out loss is {loss} after step {step}; a smaller --lr keeps training stable")));
-        }
-        self.progress.check(step, &measured)
-    }
 }
 
 /// How widely experts are used: the mean over routers of `−Σ p̄ ln p̄` in nats, where `p̄` is the mean over tokens of the softmax over all of the

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::import;
-use crate::training::Texts;
 use crate::training::interpreter::Interpreter;
+use crate::training::{Measured, Schedule, Texts, WINDOWS, Weights, measure};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -31,7 +31,7 @@ fn subject(case: &str) -> Subject {
 
 fn options(part: Part, weight: f64) -> Options {
     let schedule = Schedule { steps: 24, rate: 3e-3, decay: 0.0 };
-    Options { part, weight, schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false }
+    Options { part, weight, settings: Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false } }
 }
 
 /// Keeps what it is told, and interrupts after a step.
@@ -133,31 +133,35 @@ fn an_interrupted_training_ends_as_one_that_was_not() {
     // Not by accident.
     assert!(run(&subject, &options(Part::All, 0.5), &parts, None).unwrap_err().to_string().contains("--resume"));
     // Not as another training.
+    let resuming = || {
+        let mut options = options(Part::All, 0.5);
+        options.settings.resume = true;
+        options
+    };
     let resumed = |change: &dyn Fn(&mut Options)| {
-        let mut options = Options { resume: true, ..options(Part::All, 0.5) };
+        let mut options = resuming();
         change(&mut options);
         run(&subject, &options, &parts, None)
     };
     for (key, change) in [
-        ("--lr", &(|o: &mut Options| o.schedule.rate = 1e-3) as &dyn Fn(&mut Options)),
+        ("--lr", &(|o: &mut Options| o.settings.schedule.rate = 1e-3) as &dyn Fn(&mut Options)),
         ("--train", &|o| o.part = Part::Experts),
         ("--weight", &|o| o.weight = 0.4),
-        ("--seed", &|o| o.seed = 4),
+        ("--seed", &|o| o.settings.seed = 4),
     ] {
         let failure = resumed(change).unwrap_err().to_string();
         assert!(failure.contains(key), "{key}: {failure}");
     }
     let mut other = self::subject("moduleformer");
     other.texts.learned[7] += 1;
-    let resume = Options { resume: true, ..options(Part::All, 0.5) };
-    assert!(run(&other, &resume, &parts, None).unwrap_err().to_string().contains("the texts"));
+    assert!(run(&other, &resuming(), &parts, None).unwrap_err().to_string().contains("the texts"));
 
     let checks = resumed(&|_| {}).unwrap();
     assert_eq!(checks.len(), 3, "after 15, 20 and 24 steps");
     assert_eq!(names(&dir), ["parts", "whole"]);
     let [a, b] = [whole, parts].map(|p| std::fs::read(p.join("model.safetensors")).unwrap());
     assert!(a == b, "the weights differ");
-    assert!(run(&subject, &resume, &dir.path().join("new"), None).unwrap_err().to_string().contains("no state"));
+    assert!(run(&subject, &resuming(), &dir.path().join("new"), None).unwrap_err().to_string().contains("no state"));
 }
 
 /// A rate at which weights become infinite at once.
@@ -165,7 +169,7 @@ fn an_interrupted_training_ends_as_one_that_was_not() {
 fn an_infinite_loss_stops_training() {
     let (subject, dir) = (subject("moduleformer"), tempfile::tempdir().unwrap());
     let mut wild = options(Part::All, 0.0);
-    wild.schedule.rate = 1e30;
+    wild.settings.schedule.rate = 1e30;
     let failure = run(&subject, &wild, &dir.path().join("out"), None).unwrap_err().to_string();
     assert!(failure.contains("at step 2") && failure.contains("--lr"), "{failure}");
     assert!(names(&dir).is_empty());
@@ -201,7 +205,9 @@ fn what_cannot_be_done_is_refused() {
 fn types_of_weights() {
     let (subject, dir) = (subject("jetmoe"), tempfile::tempdir().unwrap());
     let target = dir.path().join("out");
-    run(&subject, &Options { full: true, ..options(Part::Routers, 0.5) }, &target, None).unwrap();
+    let mut options = options(Part::Routers, 0.5);
+    options.settings.full = true;
+    run(&subject, &options, &target, None).unwrap();
     let written = Checkpoint::open(&target).unwrap();
     assert!(written.tensors().values().all(|t| t.dtype == safetensors::Dtype::F32));
     for key in ["dtype", "torch_dtype"] {
