@@ -77,7 +77,7 @@ fn masked_opened_and_written_are_the_same_bits() {
     each(|seed, bundle, kept, tokens, dir| {
         let path = dir.join("pruned.hotset");
         let view = Arc::new(bundle.pruned(&kept).unwrap_or_else(|e| panic!("seed {seed}: {e}")));
-        view.write(&path, "pruned", |_| {}).unwrap();
+        view.write(&path, "pruned", |_, _| {}).unwrap();
         let file = Arc::new(Bundle::open(&path).unwrap());
         file.verify(|_| {}).unwrap();
         let (records, written) = (view.plan().pools.iter(), file.plan().pools.iter());

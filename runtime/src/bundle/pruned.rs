@@ -48,16 +48,17 @@ impl Bundle {
     }
 
     /// Writes this bundle, a view for the most part, to a file of its own, with a line for its history. `progress` is told the bytes
-    /// written so far.
+    /// written so far, and how many there will be.
     ///
     /// # Errors
     /// When the file cannot be written; there is nothing at `path` then.
-    pub fn write(&self, path: &Path, history: &str, mut progress: impl FnMut(u64)) -> Result<Manifest> {
+    pub fn write(&self, path: &Path, history: &str, mut progress: impl FnMut(u64, u64)) -> Result<Manifest> {
         let mut manifest = self.manifest().clone();
         manifest.provenance.history.push(history.to_owned());
         let mut writer = BundleWriter::create(path, manifest, self.tokenizer().map(<[u8]>::len))?;
         let (entries, mut done) = (writer.entries().to_vec(), 0);
         let mut records = self.plan().pools.iter().enumerate().flat_map(|(pool, p)| (0..p.records).map(move |r| (pool, r)));
+        let all = entries.iter().map(|e| e.bytes as u64).sum();
         let mut record = Vec::new();
         for entry in entries.iter().filter(|e| e.name != PADDING) {
             let missing = || Error::Input(format!("the bundle has no tensor {:?}", entry.name));
@@ -73,7 +74,7 @@ impl Bundle {
                 }
             }
             done += entry.bytes as u64;
-            progress(done);
+            progress(done, all);
         }
         writer.finish()
     }

@@ -1,5 +1,8 @@
 //! Routers: which experts a token uses and with what weight.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Activation, Linear, Name, Norm};
@@ -67,6 +70,29 @@ pub enum Semantics {
     /// The dropped ones' transformed logits are −∞, as if their rows of the router were deleted: what a softmax gave them goes to
     /// the others.
     Deleted,
+}
+
+impl Semantics {
+    /// Both.
+    pub const ALL: [Semantics; 2] = [Semantics::Masked, Semantics::Deleted];
+}
+
+impl fmt::Display for Semantics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Semantics::Masked => "masked",
+            Semantics::Deleted => "deleted",
+        })
+    }
+}
+
+impl FromStr for Semantics {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Semantics, String> {
+        let found = Semantics::ALL.into_iter().find(|m| m.to_string() == s);
+        found.ok_or_else(|| format!("{s:?} is neither masked nor deleted"))
+    }
 }
 
 /// What a router looks at.

@@ -2,13 +2,15 @@
 //!
 //! What is kept or dropped is a record: experts that share one stay or go together, experts that compute nothing cost nothing and stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Losses, PoolLoss, Profile, Usage};
+use super::{Profile, StepUse, Usage};
 use crate::bundle::Bundle;
-use crate::error::{Error, Result};
+use crate::error::{self, Error};
 use crate::plan::{Plan, Rule, Semantics};
 
 /// What makes an expert worth keeping.
@@ -16,7 +18,6 @@ use crate::plan::{Plan, Rule, Semantics};
 #[serde(rename_all = "kebab-case")]
 pub enum Criterion {
     /// How many tokens choose it.
-    #[default]
     Frequency,
     /// The sum of its weights.
     GateMass,
@@ -24,8 +25,34 @@ pub enum Criterion {
     ///
     /// Source: "REAP the Experts: Why Pruning Prevails for One-Shot MoE Compression" (Lasby et al., 2025).
     Saliency,
-    /// The same, but the sum over those tokens: what the expert adds to the model altogether.
+    /// The same, but the sum over those tokens: what the expert adds to the stream altogether.
+    #[default]
     Contribution,
+}
+
+impl Criterion {
+    /// All of them, those first that are usually best.
+    pub const ALL: [Criterion; 4] = [Criterion::Contribution, Criterion::GateMass, Criterion::Frequency, Criterion::Saliency];
+}
+
+impl fmt::Display for Criterion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Criterion::Frequency => "frequency",
+            Criterion::GateMass => "gate-mass",
+            Criterion::Saliency => "saliency",
+            Criterion::Contribution => "contribution",
+        })
+    }
+}
+
+impl FromStr for Criterion {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Criterion, String> {
+        let found = Criterion::ALL.into_iter().find(|c| c.to_string() == s);
+        found.ok_or_else(|| format!("{s:?} is no criterion; there are contribution, gate-mass, frequency and saliency"))
+    }
 }
 
 /// How to choose.
@@ -55,8 +82,8 @@ pub struct Kept {
 
 /// The records of a pool, best first.
 struct Ranked {
-    /// For each record that some expert has: the expert ids, and their score.
-    records: Vec<(Vec<u32>, f64)>,
+    /// The records that some expert has.
+    records: Vec<Scored>,
     /// Expert ids without a record.
     free: Vec<u32>,
     /// Fewest records that the pool's routers can do with.
@@ -65,22 +92,40 @@ struct Ranked {
     bytes: u64,
 }
 
+/// A record and what it is worth.
+#[derive(Default)]
+struct Scored {
+    /// The experts that share it.
+    ids: Vec<u32>,
+    /// By the criterion: decides within the pool.
+    score: f64,
+    /// What its experts add to the stream, or how often they are chosen where that is all that is known: decides between pools.
+    worth: f64,
+}
+
 impl Profile {
+    /// Whether every text has what a criterion needs.
+    pub fn has(&self, criterion: Criterion) -> bool {
+        match criterion {
+            Criterion::Frequency | Criterion::GateMass => true,
+            Criterion::Saliency | Criterion::Contribution => self.texts.values().flat_map(|u| &u.steps).all(|s| s.saliency.is_some()),
+        }
+    }
+
     /// The experts of `bundle` to keep.
     ///
-    /// How many records each pool keeps follows from the [measured losses](Losses), where the profile has some: they are dropped one by one
-    /// where a byte costs least. Otherwise from use: they are dropped where the smallest part of a pool's score goes with a byte.
+    /// Pools keep what they deserve: records go where least is added to the stream for a byte.
     ///
     /// # Errors
     /// When the profile is not of this bundle or does not have what the criterion needs, or a router would have fewer experts to choose
     /// from than it takes; the message names the smallest share that works.
-    pub fn keep(&self, bundle: &Bundle, options: &KeepOptions) -> Result<Kept> {
+    pub fn keep(&self, bundle: &Bundle, options: &KeepOptions) -> error::Result<Kept> {
         self.check(bundle.manifest())?;
         self.keep_of(bundle.plan(), |pool| bundle.record_layout(pool).bytes as u64, options)
     }
 
     /// The same for a plan whose pool `p` has records of `bytes(p)`.
-    pub(super) fn keep_of(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> Result<Kept> {
+    pub(super) fn keep_of(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> error::Result<Kept> {
         if !(options.keep > 0.0 && options.keep <= 1.0) {
             return Err(Error::Input(format!("keeping {} of the experts is impossible; choose more than 0, up to 1", options.keep)));
         }
@@ -97,7 +142,7 @@ impl Profile {
         }
         let counts = match options.uniform {
             true => ranked.iter().map(|r| ((r.records.len() as f64 * options.keep) as usize).max(r.least)).collect(),
-            false => counts(&ranked, self.losses.as_ref(), limit),
+            false => counts(&ranked, limit),
         };
         Ok(Kept::of(&ranked, &counts, options.semantics))
     }
@@ -106,7 +151,7 @@ impl Profile {
     ///
     /// # Errors
     /// As [`keep`](Self::keep).
-    pub fn keep_counts(&self, bundle: &Bundle, options: &KeepOptions, counts: &[usize]) -> Result<Kept> {
+    pub fn keep_counts(&self, bundle: &Bundle, options: &KeepOptions, counts: &[usize]) -> error::Result<Kept> {
         self.check(bundle.manifest())?;
         let ranked = self.rank(bundle.plan(), |pool| bundle.record_layout(pool).bytes as u64, options)?;
         let counts: Vec<usize> = ranked.iter().zip(counts).map(|(r, &n)| n.clamp(r.least, r.records.len())).collect();
@@ -114,7 +159,7 @@ impl Profile {
     }
 
     /// The records of every pool, best first.
-    fn rank(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> Result<Vec<Ranked>> {
+    fn rank(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> error::Result<Vec<Ranked>> {
         if let Some(name) = options.texts.iter().find(|t| !self.texts.contains_key(*t)) {
             let known: Vec<&str> = self.texts.keys().map(String::as_str).collect();
             return Err(Error::Input(format!("the profile has no text {name:?}; it has {}", known.join(", "))));
@@ -129,39 +174,38 @@ impl Profile {
 }
 
 /// One pool's records by score.
-fn rank(plan: &Plan, pool: usize, bytes: u64, usages: &[&Usage], criterion: Criterion) -> Result<Ranked> {
+fn rank(plan: &Plan, pool: usize, bytes: u64, usages: &[&Usage], criterion: Criterion) -> error::Result<Ranked> {
     let experts = plan.pools[pool].experts();
-    let mut scores = vec![0.0; experts as usize];
-    let mut tokens = vec![0u64; experts as usize];
-    for step in usages.iter().flat_map(|u| &u.steps).filter(|s| s.pool as usize == pool) {
-        step.selections.iter().zip(&mut tokens).for_each(|(n, sum)| *sum += n);
-        let add = |of: &[f64], scores: &mut [f64]| of.iter().zip(scores).for_each(|(v, sum)| *sum += v);
-        match (criterion, &step.saliency) {
-            (Criterion::Frequency, _) => step.selections.iter().zip(&mut scores).for_each(|(&n, sum)| *sum += n as f64),
-            (Criterion::GateMass, _) => add(&step.gate, &mut scores),
-            (Criterion::Saliency | Criterion::Contribution, Some(saliency)) => add(saliency, &mut scores),
-            (Criterion::Saliency | Criterion::Contribution, None) => {
-                return Err(Error::Input("the profile has no lengths of outputs; make one on the CPU, or choose another criterion".into()));
-            }
+    let steps = || usages.iter().flat_map(|u| &u.steps).filter(|s| s.pool as usize == pool);
+    let sum = |of: &dyn Fn(&StepUse, usize) -> f64| (0..experts as usize).map(|e| steps().map(|s| of(s, e)).sum()).collect::<Vec<f64>>();
+    let chosen = sum(&|s, e| s.selections[e] as f64);
+    let added = usages.iter().flat_map(|u| &u.steps).all(|s| s.saliency.is_some());
+    let added = added.then(|| sum(&|s, e| s.saliency.as_ref().map_or(0.0, |s| s[e])));
+    let scores = match (criterion, &added) {
+        (Criterion::Frequency, _) => chosen.clone(),
+        (Criterion::GateMass, _) => sum(&|s, e| s.gate[e]),
+        (Criterion::Contribution, Some(added)) => added.clone(),
+        (Criterion::Saliency, Some(added)) => added.iter().zip(&chosen).map(|(a, n)| a / n.max(1.0)).collect(),
+        (Criterion::Saliency | Criterion::Contribution, None) => {
+            return Err(Error::Input("the profile has no lengths of outputs; make one on the CPU, or choose another criterion".into()));
         }
-    }
-    if criterion == Criterion::Saliency {
-        scores.iter_mut().zip(tokens).for_each(|(s, n)| *s /= n.max(1) as f64);
-    }
-    let mut records: BTreeMap<u32, (Vec<u32>, f64)> = BTreeMap::new();
+    };
+    let worth = added.unwrap_or(chosen);
+    let mut records: BTreeMap<u32, Scored> = BTreeMap::new();
     let mut free = Vec::new();
-    for (id, score) in (0..experts).zip(scores) {
+    for id in 0..experts {
         match plan.pools[pool].record_of(id) {
             None => free.push(id),
             Some(record) => {
                 let entry = records.entry(record).or_default();
-                entry.0.push(id);
-                entry.1 += score;
+                entry.ids.push(id);
+                entry.score += scores[id as usize];
+                entry.worth += worth[id as usize];
             }
         }
     }
-    let mut records: Vec<(Vec<u32>, f64)> = records.into_values().collect();
-    records.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut records: Vec<Scored> = records.into_values().collect();
+    records.sort_by(|a, b| b.score.total_cmp(&a.score));
     // Experts without a record may be pruned already, so they do not count.
     let least = least(plan, pool).min(records.len());
     Ok(Ranked { records, free, least, bytes })
@@ -180,15 +224,23 @@ fn least(plan: &Plan, pool: usize) -> usize {
 }
 
 /// Records that each pool keeps so that all of them take at most `limit` bytes.
-fn counts(ranked: &[Ranked], losses: Option<&Losses>, limit: u64) -> Vec<usize> {
-    let costs: Vec<Vec<f64>> = ranked.iter().enumerate().map(|(pool, r)| costs(pool, r, losses)).collect();
+fn counts(ranked: &[Ranked], limit: u64) -> Vec<usize> {
+    // For each pool and number of records, what those that come first add to the stream.
+    let added = |r: &Ranked| {
+        let sums = r.records.iter().scan(0.0, |sum, record| {
+            *sum += record.worth;
+            Some(*sum)
+        });
+        std::iter::once(0.0).chain(sums).collect()
+    };
+    let added: Vec<Vec<f64>> = ranked.iter().map(added).collect();
     let mut counts: Vec<usize> = ranked.iter().map(|r| r.records.len()).collect();
     let mut bytes: u64 = ranked.iter().map(|r| r.records.len() as u64 * r.bytes).sum();
     while bytes > limit {
         // The cheapest way on from here, per byte: over as many records of one pool as make it cheapest.
-        let best = (0..ranked.len()).flat_map(|p| (ranked[p].least..counts[p]).map(move |n| (p, n)));
-        let price = |&(p, n): &(usize, usize)| (costs[p][n] - costs[p][counts[p]]) / ((counts[p] - n) as f64 * ranked[p].bytes as f64);
-        let Some((pool, n)) = best.min_by(|a, b| price(a).total_cmp(&price(b)).then(b.1.cmp(&a.1))) else { break };
+        let ways = (0..ranked.len()).flat_map(|p| (ranked[p].least..counts[p]).map(move |n| (p, n)));
+        let price = |&(p, n): &(usize, usize)| (added[p][counts[p]] - added[p][n]) / ((counts[p] - n) as f64 * ranked[p].bytes as f64);
+        let Some((pool, n)) = ways.min_by(|a, b| price(a).total_cmp(&price(b)).then(b.1.cmp(&a.1))) else { break };
         // No further than needed.
         let needed = (bytes - limit).div_ceil(ranked[pool].bytes) as usize;
         let n = n.max(counts[pool].saturating_sub(needed)).max(ranked[pool].least);
@@ -198,49 +250,23 @@ fn counts(ranked: &[Ranked], losses: Option<&Losses>, limit: u64) -> Vec<usize> 
     counts
 }
 
-/// What it costs a pool to keep only `n` records, for each `n` from 0 to all; never less for fewer.
-fn costs(pool: usize, ranked: &Ranked, losses: Option<&Losses>) -> Vec<f64> {
-    let measured = losses.and_then(|l| Some((l.base, l.pools.iter().find(|p| p.pool as usize == pool)?)));
-    let records = ranked.records.len();
-    let mut costs: Vec<f64> = match measured {
-        Some((base, loss)) => (0..=records).map(|n| between(loss, base, records, n)).collect(),
-        None => {
-            let total: f64 = ranked.records.iter().map(|r| r.1).sum();
-            let kept = ranked.records.iter().scan(0.0, |sum, r| {
-                *sum += r.1;
-                Some(*sum)
-            });
-            let kept = std::iter::once(0.0).chain(kept);
-            kept.map(|sum| if total > 0.0 { 1.0 - sum / total } else { 0.0 }).collect()
-        }
-    };
-    for n in (0..records).rev() {
-        costs[n] = costs[n].max(costs[n + 1]);
-    }
-    costs
-}
-
-/// The loss above `base` with `n` of all records, between the measured points on a straight line.
-fn between(loss: &PoolLoss, base: f64, records: usize, n: usize) -> f64 {
-    let mut points: Vec<(f64, f64)> = loss.points.iter().map(|&(n, l)| (f64::from(n), l - base)).collect();
-    points.push((records as f64, 0.0));
-    points.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let n = n as f64;
-    let after = points.partition_point(|p| p.0 < n).min(points.len() - 1);
-    // Below the first point the line through the first two goes on.
-    let (a, b) = if after == 0 { (0, 1.min(points.len() - 1)) } else { (after - 1, after) };
-    let ((x0, y0), (x1, y1)) = (points[a], points[b]);
-    if x1 > x0 { y0 + (y1 - y0) * (n - x0) / (x1 - x0) } else { y1 }
-}
-
 impl Kept {
-    /// Everything, in the order of the profile's use: nothing is dropped, hot records come first.
+    /// Everything, in the order of ids.
     pub fn all(plan: &Plan) -> Kept {
         Kept { pools: plan.pools.iter().map(|p| (0..p.experts()).collect()).collect(), semantics: Semantics::default() }
     }
 
+    /// Bytes of the records that stay.
+    pub fn bytes(&self, bundle: &Bundle) -> u64 {
+        let pool = |(pool, kept): (usize, &Vec<u32>)| {
+            let records: BTreeSet<u32> = kept.iter().filter_map(|&e| bundle.plan().pools[pool].record_of(e)).collect();
+            records.len() as u64 * bundle.record_layout(pool).bytes as u64
+        };
+        self.pools.iter().enumerate().map(pool).sum()
+    }
+
     fn of(ranked: &[Ranked], counts: &[usize], semantics: Semantics) -> Kept {
-        let pool = |(r, &n): (&Ranked, &usize)| r.records[..n].iter().flat_map(|r| &r.0).chain(&r.free).copied().collect();
+        let pool = |(r, &n): (&Ranked, &usize)| r.records[..n].iter().flat_map(|r| &r.ids).chain(&r.free).copied().collect();
         Kept { pools: ranked.iter().zip(counts).map(pool).collect(), semantics }
     }
 
@@ -258,7 +284,7 @@ impl Kept {
     ///
     /// # Errors
     /// When they are not.
-    pub(crate) fn validate(&self, plan: &Plan) -> Result<()> {
+    pub(crate) fn validate(&self, plan: &Plan) -> error::Result<()> {
         if self.pools.len() != plan.pools.len() {
             return Err(Error::Input(format!("experts of {} pools are kept; the model has {}", self.pools.len(), plan.pools.len())));
         }

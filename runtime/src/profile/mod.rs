@@ -59,21 +59,8 @@ pub struct Losses {
     pub tokens: u64,
     /// With all experts.
     pub base: f64,
-    /// For pools, in the plan's order, the loss when it alone has fewer.
-    pub pools: Vec<PoolLoss>,
-    /// The loss when all pools together keep a share of the experts' bytes.
-    #[serde(default)]
+    /// With a share of the experts' bytes.
     pub ratios: Vec<RatioLoss>,
-}
-
-/// The loss when one pool has fewer experts and the others have all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PoolLoss {
-    /// Index into the plan's pools.
-    pub pool: u32,
-    /// Records kept, ascending, and the loss with them.
-    pub points: Vec<(u32, f64)>,
 }
 
 /// The loss with a share of the experts' bytes.
@@ -136,11 +123,7 @@ impl Profile {
         for (text, usage) in &self.texts {
             usage.fits(&manifest.plan).map_err(|reason| wrong(format!("text {text:?}: {reason}")))?;
         }
-        let pools = manifest.plan.pools.len();
-        match self.losses.iter().flat_map(|l| &l.pools).find(|p| p.pool as usize >= pools) {
-            Some(p) => Err(wrong(format!("a loss of pool {} of {pools}", p.pool))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Adds what `usage` saw of the text called `name`.

@@ -182,22 +182,18 @@ proptest! {
     }
 }
 
-/// A pool whose loss explodes keeps its experts, though they are used less evenly than others.
+/// What is added to the stream decides between pools, the criterion within each.
 #[test]
-fn measured_losses_decide_where_they_are_known() {
+fn pools_keep_what_they_deserve() {
     let plan = plan(&[(8, 2), (8, 2)]);
     let mut profile = profile(&plan, &[&[100, 9, 1, 1, 1, 1, 1, 1], &[20; 8]]);
-    let options = KeepOptions { keep: 0.5, ..KeepOptions::default() };
-    let sizes = |p: &Profile| p.keep_of(&plan, |_| 100, &options).unwrap().pools.iter().map(Vec::len).collect::<Vec<_>>();
-    assert_eq!(sizes(&profile), [2, 6]);
-    let pool = |pool, points: &[(u32, f64)]| PoolLoss { pool, points: points.to_vec() };
-    profile.losses = Some(Losses {
-        criterion: Criterion::Frequency,
-        semantics: Semantics::Masked,
-        tokens: 1000,
-        base: 3.0,
-        pools: vec![pool(0, &[(2, 4.0), (4, 3.5)]), pool(1, &[(2, 3.01), (4, 3.001)])],
-        ratios: Vec::new(),
-    });
-    assert_eq!(sizes(&profile), [6, 2]);
+    let options = KeepOptions { keep: 0.5, criterion: Criterion::Frequency, ..KeepOptions::default() };
+    let sizes = |p: &Profile, o: &KeepOptions| p.keep_of(&plan, |_| 100, o).unwrap().pools.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(sizes(&profile, &options), [2, 6]);
+    assert_eq!(sizes(&profile, &KeepOptions { uniform: true, ..options.clone() }), [4, 4]);
+    let steps = &mut profile.texts.get_mut("text").unwrap().steps;
+    steps[0].saliency = Some(vec![900.0; 8]);
+    assert_eq!(sizes(&profile, &options), [6, 2]);
+    let error = profile.keep_of(&plan, |_| 100, &KeepOptions { keep: 0.2, ..options }).unwrap_err().to_string();
+    assert!(error.contains("fewer than it selects; keep at least 0.25"), "{error}");
 }

@@ -103,6 +103,18 @@ impl Usage {
         Ok(())
     }
 
+    /// How much of what these tokens use most others use most, too: of the more used half of each step's experts, the share that both have.
+    /// 1 when nothing is routed.
+    pub fn overlap(&self, other: &Usage) -> f64 {
+        let (mut common, mut all) = (0, 0);
+        for (a, b) in self.steps.iter().zip(&other.steps) {
+            let (a, b) = (a.used_most(), b.used_most());
+            common += a.iter().filter(|e| b.contains(e)).count();
+            all += a.len().max(b.len());
+        }
+        if all == 0 { 1.0 } else { common as f64 / all as f64 }
+    }
+
     /// Whether the lists have the lengths that they imply for each other, and the numbers are possible.
     pub(super) fn validate(&self) -> Result<(), String> {
         for (i, s) in self.steps.iter().enumerate() {
@@ -130,6 +142,14 @@ impl Usage {
 }
 
 impl StepUse {
+    /// The more used half of the experts, best first, ties to the lowest id.
+    pub fn used_most(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = (0..self.selections.len() as u32).collect();
+        ids.sort_by_key(|&e| std::cmp::Reverse(self.selections[e as usize]));
+        ids.truncate(self.selections.len().div_ceil(2));
+        ids
+    }
+
     /// `exp` of the entropy of the experts' shares: how many experts would be used if all were used alike.
     pub fn effective_experts(&self) -> f64 {
         let total: u64 = self.selections.iter().sum();

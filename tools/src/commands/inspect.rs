@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use hotset::bundle::{Bundle, RecordLayout};
-use hotset::plan::{Expert, Plan, Rule, Step, Work};
+use hotset::plan::{Expert, Plan, Step, Work};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
