@@ -147,3 +147,22 @@ fn what_a_router_needs_cannot_be_dropped() {
     }
     assert!(refused > 10, "{refused}");
 }
+
+/// A dropped expert is not read, whether its record is left out or only masked, also where there is room for it and reads run ahead.
+#[test]
+fn what_is_dropped_is_never_read() {
+    each(|seed, bundle, kept, tokens, _| {
+        let kept_bytes = kept.bytes(&bundle);
+        for prefetch in [false, true] {
+            let paging = CpuPaging { budget: 1 << 30, prefetch, ..CpuPaging::default() };
+            let view = CpuModel::paged(Arc::new(bundle.pruned(&kept).unwrap()), Some(2), &paging).unwrap();
+            let whole = CpuModel::paged(bundle.clone(), Some(2), &paging).unwrap();
+            let masked = whole.view(Arc::new(bundle.masked(&kept).unwrap())).unwrap();
+            assert_eq!(logits(&view, &tokens), logits(&*masked, &tokens), "seed {seed}");
+            for model in [&view as &dyn Model, &whole] {
+                let read = model.report().paging.unwrap().bytes_read;
+                assert!(read <= kept_bytes, "seed {seed}: {read} bytes read, {kept_bytes} are kept");
+            }
+        }
+    });
+}

@@ -3,6 +3,7 @@
 mod adapt;
 mod checkpoint;
 mod commands;
+mod concentrate;
 mod documents;
 mod evaluation;
 mod failure;

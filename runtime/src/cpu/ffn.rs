@@ -9,8 +9,8 @@ use super::product::{Job, Join, Part, expand};
 use super::routes::{Routes, Run, Source, Worklist};
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
-use crate::profile::Side;
 use crate::plan::{Activation, Expert, Ffn, Pool, Role, SharedFfn, Step};
+use crate::profile::Side;
 
 /// Space of a feed-forward step, kept between steps.
 #[derive(Debug, Default)]

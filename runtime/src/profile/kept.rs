@@ -121,11 +121,14 @@ impl Profile {
     /// from than it takes; the message names the smallest share that works.
     pub fn keep(&self, bundle: &Bundle, options: &KeepOptions) -> error::Result<Kept> {
         self.check(bundle.manifest())?;
-        self.keep_of(bundle.plan(), |pool| bundle.record_layout(pool).bytes as u64, options)
+        self.keep_in(bundle.plan(), |pool| bundle.record_layout(pool).bytes as u64, options)
     }
 
-    /// The same for a plan whose pool `p` has records of `bytes(p)`.
-    pub(super) fn keep_of(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> error::Result<Kept> {
+    /// The same for a plan whose pool `p` has records of `bytes(p)`. That it is the profile's has been checked.
+    ///
+    /// # Errors
+    /// As [`keep`](Self::keep).
+    pub fn keep_in(&self, plan: &Plan, bytes: impl Fn(usize) -> u64, options: &KeepOptions) -> error::Result<Kept> {
         if !(options.keep > 0.0 && options.keep <= 1.0) {
             return Err(Error::Input(format!("keeping {} of the experts is impossible; choose more than 0, up to 1", options.keep)));
         }

@@ -161,7 +161,7 @@ proptest! {
         let counts: Vec<u64> = uses.iter().map(|u| u.len() as u64).collect();
         let options = KeepOptions { keep, uniform, ..KeepOptions::default() };
         let total: u64 = counts.iter().sum();
-        let kept = profile.keep_of(&plan, |_| 100, &options);
+        let kept = profile.keep_in(&plan, |_| 100, &options);
         let Ok(kept) = kept else {
             prop_assert!((2 * uses.len()) as u64 > (total as f64 * keep) as u64, "{kept:?}");
             return Ok(());
@@ -188,12 +188,12 @@ fn pools_keep_what_they_deserve() {
     let plan = plan(&[(8, 2), (8, 2)]);
     let mut profile = profile(&plan, &[&[100, 9, 1, 1, 1, 1, 1, 1], &[20; 8]]);
     let options = KeepOptions { keep: 0.5, criterion: Criterion::Frequency, ..KeepOptions::default() };
-    let sizes = |p: &Profile, o: &KeepOptions| p.keep_of(&plan, |_| 100, o).unwrap().pools.iter().map(Vec::len).collect::<Vec<_>>();
+    let sizes = |p: &Profile, o: &KeepOptions| p.keep_in(&plan, |_| 100, o).unwrap().pools.iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(sizes(&profile, &options), [2, 6]);
     assert_eq!(sizes(&profile, &KeepOptions { uniform: true, ..options.clone() }), [4, 4]);
     let steps = &mut profile.texts.get_mut("text").unwrap().steps;
     steps[0].saliency = Some(vec![900.0; 8]);
     assert_eq!(sizes(&profile, &options), [6, 2]);
-    let error = profile.keep_of(&plan, |_| 100, &KeepOptions { keep: 0.2, ..options }).unwrap_err().to_string();
+    let error = profile.keep_in(&plan, |_| 100, &KeepOptions { keep: 0.2, ..options }).unwrap_err().to_string();
     assert!(error.contains("fewer than it selects; keep at least 0.25"), "{error}");
 }

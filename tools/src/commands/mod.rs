@@ -3,6 +3,7 @@
 mod adapt;
 mod bench;
 mod chat;
+mod concentrate;
 mod convert;
 mod devices;
 mod eval;
@@ -16,6 +17,7 @@ mod replay;
 mod run;
 mod synth;
 mod trace;
+mod training;
 
 use crate::failure::Result;
 
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Replay(replay::Args),
     Synth(synth::Args),
     Moefy(moefy::Args),
+    Concentrate(concentrate::Args),
 }
 
 impl Command {
@@ -59,6 +62,7 @@ impl Command {
             Command::Replay(args) => replay::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Moefy(args) => moefy::run(args),
+            Command::Concentrate(args) => concentrate::run(args),
         }
     }
 }

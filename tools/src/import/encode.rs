@@ -57,7 +57,8 @@ pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<T
 
     let dense = dense.values().map(|d| Content::Values(vec![d.stored(codec, checkpoint)])).collect();
     let values = |source| (Read { checkpoint, source }, None);
-    let records = experts.iter().zip(&layouts).flat_map(|(pool, layout)| pool.iter().map(|r| Content::record(r.iter().map(values), layout)));
+    let records =
+        experts.iter().zip(&layouts).flat_map(|(pool, layout)| pool.iter().map(|r| Content::record(r.iter().map(values), layout)));
     let records = records.collect();
     let watch = Watch { stop: options.stop, progress: options.progress, release: &|| checkpoint.release() };
     packing::write(options.target, manifest, json.as_deref(), (dense, records), watch)

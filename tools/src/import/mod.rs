@@ -56,8 +56,8 @@ pub(crate) use config::activation;
 use config::{Config, Read};
 
 pub(crate) use encode::{DEFAULT, Options, write};
-use slice::Slice;
-use source::Source;
+pub(crate) use slice::{Every, Slice};
+pub(crate) use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]

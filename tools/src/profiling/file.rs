@@ -12,8 +12,8 @@ use crate::saving::Saving;
 /// # Errors
 /// When the file cannot be read or is no profile; the message names it.
 pub(crate) fn load(path: &Path) -> Result<Profile> {
-    let json = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display())))?;
-    Profile::read(&json).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+    let bytes = std::fs::read(path).map_err(|e| Failure::new(format!("cannot read {}: {e}", path.display())))?;
+    Profile::read(&String::from_utf8_lossy(&bytes)).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
 }
 
 /// Writes a profile; it appears complete or not at all.
