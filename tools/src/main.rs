@@ -16,6 +16,7 @@ mod packing;
 mod profiling;
 mod progress;
 mod prune;
+mod quantize;
 mod random;
 mod report;
 mod saving;

@@ -8,7 +8,7 @@ use hotset::codec::Codec;
 
 use crate::checkpoint::Checkpoint;
 use crate::failure::Result;
-use crate::{import, packing};
+use crate::{import, interrupt};
 
 /// Convert a checkpoint folder to a bundle
 #[derive(Debug, clap::Args)]
@@ -28,13 +28,20 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    /// For `hotset quantize`.
+    pub(super) fn new(source: PathBuf, output: PathBuf, codec: Codec, json: bool) -> Args {
+        Args { source, output, codec: Some(codec), json }
+    }
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.source)?;
     let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
     let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
 
-    let stop = packing::interruption()?;
+    let stop = interrupt::flag()?;
     let bar = crate::progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);

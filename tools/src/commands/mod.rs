@@ -12,6 +12,7 @@ mod logits;
 mod moefy;
 mod profile;
 mod prune;
+mod quantize;
 mod replay;
 mod run;
 mod synth;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Bench(bench::Args),
     Profile(profile::Args),
     Prune(prune::Args),
+    Quantize(quantize::Args),
     Inspect(inspect::Args),
     Trace(trace::Args),
     Replay(replay::Args),
@@ -54,6 +56,7 @@ impl Command {
             Command::Bench(args) => bench::run(args),
             Command::Profile(args) => profile::run(args),
             Command::Prune(args) => prune::run(args),
+            Command::Quantize(args) => quantize::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Replay(args) => replay::run(args),

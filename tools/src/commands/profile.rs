@@ -10,6 +10,7 @@ use crate::evaluation::Sample;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 use crate::options::{DeviceArgs, KeepArgs, SessionArgs};
+use crate::quantize::activations;
 use crate::profiling::{self, Collector, RATIOS, load, save};
 use crate::{progress, report};
 
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// Go on where an interrupted run with the same arguments stopped
     #[arg(long, requires = "text")]
     resume: bool,
+    /// Also measure how large the values are that experts are given, for `hotset quantize`: into P.safetensors
+    #[arg(long, requires = "text", conflicts_with = "resume")]
+    activations: bool,
     /// Measure the loss with 90 %, 80 %, … 20 % of the experts, on this many tokens from the end of each text
     #[arg(long, value_name = "TOKENS", num_args = 0..=1, default_missing_value = "4096", requires = "text")]
     losses: Option<usize>,
@@ -91,9 +95,15 @@ fn collect(args: &Args) -> Result<()> {
     let bar = progress::bytes();
     bar.set_length(texts.iter().map(|t| t.bytes).sum());
     let collector = Collector::new(&session, &texts, args.limit, output, args.resume)?;
+    if args.activations {
+        session.record_activations()?;
+    }
     let mut profile = collector.run(&mut session, &stop, |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();
     save(&profile, output)?;
+    if let Some(activations) = session.take_activations() {
+        activations::write(&activations::beside(output), engine.plan(), &activations)?;
+    }
     if let Some(tokens) = args.losses {
         let samples = args.text.iter().map(|path| Sample::end(path, engine.tokenizer()?, tokens)).collect::<Result<Vec<_>>>()?;
         let bar = progress::tokens(samples.iter().map(|s| s.tokens.len() - 1).sum::<usize>() * (1 + RATIOS.len()));

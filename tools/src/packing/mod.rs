@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use hotset::bundle::{BundleWriter, Manifest, PADDING, RecordLayout};
 use hotset::codec::{Codec, Layout, PANEL, encode_panels};
@@ -73,18 +73,6 @@ pub(crate) struct Watch<'a> {
     pub(crate) progress: &'a (dyn Fn(u64, u64) + Sync),
     /// Called between batches: what was read so far is not needed any more.
     pub(crate) release: &'a dyn Fn(),
-}
-
-/// A flag that Ctrl-C sets. An interrupted writer is dropped, which removes its temporary file.
-///
-/// # Errors
-/// When the system refuses.
-pub(crate) fn interruption() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-    Ok(stop)
 }
 
 /// Writes the bundle; nothing appears at `target` unless everything succeeds. `contents` are in the order of the file: dense tensors by
