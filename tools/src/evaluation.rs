@@ -41,6 +41,19 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// The last `tokens` tokens of the text at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn end(path: &Path, tokenizer: &Tokenizer, tokens: usize) -> Result<Sample> {
+        let mut sample = Sample::read(path, tokenizer, None)?;
+        let all = sample.tokens.len();
+        sample.tokens.drain(..all - tokens.clamp(2, all));
+        Ok(sample)
+    }
+}
+
 /// What predicting a stream of tokens gave, summed over its predictions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Scores {

@@ -11,8 +11,7 @@ impl Bundle {
 
     /// Bytes of everything that is not an expert: dense tensors and tokenizer.
     pub fn dense_bytes(&self) -> u64 {
-        let records = (0..self.plan().pools.len()).map(|p| u64::from(self.plan().pools[p].records) * self.record_layout(p).bytes as u64);
-        self.len() - records.sum::<u64>()
+        self.len() - self.file_record_bytes()
     }
 
     /// Weight bytes that one decoded token reads: every dense tensor once, of an embedding table that is no output head one row, and as many
@@ -29,7 +28,7 @@ impl Bundle {
             }
         });
         let routed = plan.steps.iter().filter_map(|s| s.routed.as_ref()).map(|r| {
-            let routes = r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts());
+            let routes = r.router.max_routes(plan.pools[r.pool as usize].experts());
             let layout = self.record_layout(r.pool as usize);
             let matrices: usize = layout.matrices.iter().map(|(_, layout, _)| layout.bytes()).sum();
             let biases = if layout.biases.is_empty() { 0 } else { layout.matrices.iter().map(|(_, l, _)| l.rows * size_of::<f32>()).sum() };

@@ -16,6 +16,7 @@ mod cost;
 mod file;
 mod header;
 mod manifest;
+mod pruned;
 mod read;
 mod record;
 mod write;

@@ -1,11 +1,11 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::best::best;
 use super::context::Context;
-use super::forward::{Space, forward, head};
+use super::forward::{Notes, Space, forward, head};
 use super::heads::Turns;
 use super::kernels::{Kernels, available};
 use super::pool::{Pool, default_threads};
@@ -16,6 +16,7 @@ use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
+use crate::profile::{Activations, Recorder, StepNotes, Usage};
 use crate::reading::{Host, HostOptions};
 
 /// Most tokens of one batch.
@@ -119,6 +120,9 @@ impl Model for CpuModel {
             chunk: 0,
             space: Space::default(),
             passes: None,
+            recorder: None,
+            activations: None,
+            noted: Vec::new(),
         };
         run.reset();
         Ok(Box::new(run))
@@ -131,7 +135,7 @@ impl Model for CpuModel {
         Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
     }
 
-    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+    fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
         Ok(Box::new(CpuModel { bundle, shared: self.shared.clone() }))
     }
 
@@ -211,6 +215,12 @@ struct CpuRun {
     space: Space,
     /// What passes used, where that is recorded.
     passes: Option<Vec<Pass>>,
+    /// What tokens used, likewise.
+    recorder: Option<Recorder>,
+    /// What experts were given, likewise.
+    activations: Option<Mutex<Activations>>,
+    /// Notes of the call under way, which count when it succeeds.
+    noted: Vec<Vec<StepNotes>>,
 }
 
 impl Run for CpuRun {
@@ -222,6 +232,7 @@ impl Run for CpuRun {
         let Shared { cache, most, .. } = &*self.shared;
         // More room never fails.
         let _ = self.shared.charge(std::mem::take(&mut self.charged), 0);
+        self.recorder.iter_mut().for_each(Recorder::interrupt);
         self.caches = Cache::all(self.bundle.plan(), *cache, self.options, *most);
         self.position = 0;
     }
@@ -230,7 +241,11 @@ impl Run for CpuRun {
         let start = self.position;
         let recorded = self.passes.as_ref().map_or(0, Vec::len);
         self.caches.iter_mut().for_each(Cache::begin);
+        self.noted.clear();
         let result = self.batches(tokens, want);
+        if let (Ok(_), Some(recorder)) = (&result, &mut self.recorder) {
+            self.noted.drain(..).for_each(|notes| recorder.add(&notes));
+        }
         if result.is_err() {
             self.passes.iter_mut().for_each(|p| p.truncate(recorded));
             let end = (start + tokens.len()).min(self.position + self.shared.most);
@@ -243,6 +258,25 @@ impl Run for CpuRun {
     fn record_passes(&mut self) -> Result<()> {
         self.passes.get_or_insert_default();
         Ok(())
+    }
+
+    fn record_use(&mut self) -> Result<()> {
+        self.recorder.get_or_insert_with(|| Recorder::new(self.bundle.plan()));
+        Ok(())
+    }
+
+    fn take_use(&mut self) -> Option<Usage> {
+        Some(self.recorder.as_mut()?.take(self.bundle.plan()))
+    }
+
+    fn record_activations(&mut self) -> Result<()> {
+        self.activations.get_or_insert_with(|| Mutex::new(Activations::new(self.bundle.manifest())));
+        Ok(())
+    }
+
+    fn take_activations(&mut self) -> Option<Activations> {
+        let measured = self.activations.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::replace(measured, Activations::new(self.bundle.manifest())))
     }
 
     fn take_passes(&mut self) -> Vec<Pass> {
@@ -280,6 +314,7 @@ impl CpuRun {
             if let Some(mut host) = shared.host() {
                 host.begin_pass();
             }
+            let lengths = Mutex::default();
             let turns = plan.rotations.iter().map(|r| Turns::new(r, self.options.context, self.position, tokens.len())).collect();
             let c = Context {
                 bundle: &bundle,
@@ -290,12 +325,16 @@ impl CpuRun {
                 turns,
                 host: shared.host.as_ref(),
                 grow: &grow,
+                lengths: self.recorder.as_ref().map(|_| &lengths),
+                activations: self.activations.as_ref(),
             };
-            let mut pass = self.passes.is_some().then(Pass::default);
-            let result = forward(&c, tokens, &mut self.caches, &mut self.space, pass.as_mut());
+            let steps = self.recorder.is_some().then(Vec::new);
+            let mut notes = Notes { pass: self.passes.is_some().then(Pass::default), steps };
+            let result = forward(&c, tokens, &mut self.caches, &mut self.space, &mut notes);
             self.charged = charged.load(Ordering::Relaxed);
             result?;
-            self.passes.iter_mut().for_each(|p| p.extend(pass.take()));
+            self.passes.iter_mut().for_each(|p| p.extend(notes.pass.take()));
+            self.noted.extend(notes.steps);
             match want {
                 Want::All => head(&c, tokens.len(), &mut self.space, &mut logits)?,
                 Want::Last | Want::Best(_) if i == last => head(&c, 1, &mut self.space, &mut logits)?,

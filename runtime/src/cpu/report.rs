@@ -32,7 +32,7 @@ pub(super) fn report(bundle: &Bundle, kernels: &str, threads: usize, cache: Code
 
 /// Experts that one token may use.
 fn routes(plan: &Plan, r: &Routed) -> usize {
-    r.router.select.rule.max_routes(plan.pools[r.pool as usize].experts()) as usize
+    r.router.max_routes(plan.pools[r.pool as usize].experts()) as usize
 }
 
 /// Processor, instruction set and threads in words.

@@ -16,7 +16,8 @@ impl GpuRun {
     /// Runs a batch and returns what `frame` asks for.
     pub(super) fn batch(&mut self, paged: &Paged, pager: &mut Pager, frame: &Frame) -> Result<Vec<u8>> {
         let model = self.model.clone();
-        let plan = model.bundle.plan();
+        let bundle = self.bundle.clone();
+        let plan = bundle.plan();
         let mut recording = Recording::new(&model.device);
         recording.release();
         recording.run([&self.programs.embed], frame);

@@ -37,6 +37,12 @@ impl Chat {
         &self.session
     }
 
+    /// The session underneath, to take what it [recorded](Session::record_use), say. What is appended to it or truncated by hand is not in
+    /// the messages.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     /// Tells the model how to behave, from the next answer on; empty text tells it nothing.
     pub fn set_system(&mut self, text: &str) {
         self.messages.retain(|m| m.role != Role::System);

@@ -114,6 +114,11 @@ impl Checkpoint {
         })
     }
 
+    /// The bytes of `tensor`, one of this checkpoint's, row-major.
+    pub(crate) fn bytes(&self, tensor: &Tensor) -> Vec<u8> {
+        tensor.bytes(&self.maps[tensor.file])
+    }
+
     /// Gives back the memory of everything read so far; reading it again is possible and merely slower. The system would reclaim these
     /// pages by itself when it runs short, but until then they would crowd out other programs.
     pub(crate) fn release(&self) {

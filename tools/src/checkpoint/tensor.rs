@@ -23,6 +23,20 @@ impl Tensor {
     pub(crate) fn is(&self, other: &Tensor) -> bool {
         self == other
     }
+
+    /// The bytes of its elements, row-major, whatever they are. `file`: the one it is in.
+    pub(super) fn bytes(&self, file: &[u8]) -> Vec<u8> {
+        let count: usize = self.shape.iter().product();
+        let bits = self.dtype.bitsize();
+        if row_major(&self.shape).as_ref() == Some(&self.strides) {
+            return file[self.start..self.start + count * bits / 8].to_vec();
+        }
+        let place = |element: usize| {
+            let axes = self.shape.iter().zip(&self.strides).rev();
+            axes.fold((element, 0), |(rest, at), (len, stride)| (rest / len, at + rest % len * stride)).1
+        };
+        (0..count).flat_map(|n| &file[self.start + place(n) * bits / 8..][..bits / 8]).copied().collect()
+    }
 }
 
 /// Strides of a row-major tensor; `None` when it has more elements than memory can address.
@@ -162,6 +176,15 @@ mod tests {
         assert_eq!(read(view, &t, &bytes), (0..24).map(|i| i as f32).collect::<Vec<_>>());
         let apart = Tensor { strides: vec![12, 1, 3], ..t };
         assert_eq!(View::new(&apart, None), None, "not in memory");
+    }
+
+    #[test]
+    fn bytes_are_row_major() {
+        let (t, bytes) = tensor(&[2, 3]);
+        assert_eq!(t.bytes(&bytes), bytes);
+        let turned = Tensor { shape: vec![3, 2], strides: vec![1, 3], ..t };
+        let values: Vec<f32> = turned.bytes(&bytes).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(values, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     }
 
     #[test]

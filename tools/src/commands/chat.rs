@@ -8,7 +8,8 @@ use hotset::{CancelToken, Chat, Completion, Engine, GenerateOptions, Sampling, S
 
 use super::run::summary;
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, SamplingArgs, SessionArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, OverlayArgs, SamplingArgs, SessionArgs, bundle_or_demo};
+use crate::profiling::Recording;
 use crate::terminal::{Input, Line};
 
 const HELP: &str = "\
@@ -34,8 +35,13 @@ pub(crate) struct Args {
     /// Most tokens of one answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
+    /// Count which experts are used, and add that to this profile (CPU only)
+    #[arg(long, value_name = "P.json")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
     #[command(flatten)]
     context: SessionArgs,
     /// Defaults here: --temp 0.8 --top-k 40 --top-p 0.95, and another seed every time
@@ -45,8 +51,10 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let engine = args.device.open(&bundle_or_demo(args.bundle)?)?;
-    let mut chat = Chat::new(args.context.session(&engine)?)?;
+    let engine = args.device.open_with(&bundle_or_demo(args.bundle)?, &args.overlay)?;
+    let mut session = args.context.session(&engine)?;
+    let recording = args.record.map(|path| Recording::begin(path, "chat", &mut session)).transpose()?;
+    let mut chat = Chat::new(session)?;
     chat.set_system(args.system.as_deref().unwrap_or_default());
     let default = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, seed: clock(), ..Sampling::default() };
     let options = args.sampling.options(args.max_tokens, default);
@@ -57,6 +65,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     let mut talk = Talk { engine: engine.clone(), chat, options, last: None };
     talk.converse(&mut input)?;
+    recording.map_or(Ok(()), |r| r.finish(talk.chat.session_mut()))?;
     args.device.keep_heat(&engine)
 }
 

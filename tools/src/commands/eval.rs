@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::evaluation::{Sample, Scores, score};
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, SessionArgs};
+use crate::options::{DeviceArgs, OverlayArgs, SessionArgs};
 use crate::progress;
 
 /// Measure how well a bundle predicts texts
@@ -36,6 +36,8 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
     #[command(flatten)]
     context: SessionArgs,
 }
@@ -97,7 +99,7 @@ impl Figures {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let engine = args.device.open(&args.bundle)?;
+    let engine = args.device.open_with(&args.bundle, &args.overlay)?;
     let other = args.against.as_ref().map(|path| args.device.open(path)).transpose()?;
     if let Some(other) = &other
         && (other.plan().vocab != engine.plan().vocab || other.bundle().tokenizer() != engine.bundle().tokenizer())

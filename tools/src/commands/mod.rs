@@ -3,16 +3,21 @@
 mod adapt;
 mod bench;
 mod chat;
+mod concentrate;
 mod convert;
 mod devices;
 mod eval;
 mod inspect;
 mod logits;
 mod moefy;
+mod profile;
+mod prune;
+mod quantize;
 mod replay;
 mod run;
 mod synth;
 mod trace;
+mod training;
 
 use crate::failure::Result;
 
@@ -27,11 +32,15 @@ pub(crate) enum Command {
     Devices(devices::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Profile(profile::Args),
+    Prune(prune::Args),
+    Quantize(quantize::Args),
     Inspect(inspect::Args),
     Trace(trace::Args),
     Replay(replay::Args),
     Synth(synth::Args),
     Moefy(moefy::Args),
+    Concentrate(concentrate::Args),
 }
 
 impl Command {
@@ -45,11 +54,15 @@ impl Command {
             Command::Devices(args) => devices::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Profile(args) => profile::run(args),
+            Command::Prune(args) => prune::run(args),
+            Command::Quantize(args) => quantize::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Synth(args) => synth::run(args),
             Command::Moefy(args) => moefy::run(args),
+            Command::Concentrate(args) => concentrate::run(args),
         }
     }
 }

@@ -2,17 +2,16 @@
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::failure::{Failure, Result};
-use crate::moefy::{Folder, HeadSplit, Healing, Losses, Options, Progress, Source, Split, Start};
+use super::training::{interruption, positive};
+use crate::failure::Result;
+use crate::moefy::{HeadSplit, Healing, Losses, Options, Progress, Source, Split, Start};
 use crate::progress;
-use crate::training::Schedule;
+use crate::training::{Folder, Schedule};
 
 /// Convert a dense LLaMA checkpoint to a Mixture of Experts
 ///
@@ -88,19 +87,11 @@ struct HealingArgs {
     held_out: usize,
 }
 
-fn positive(s: &str) -> std::result::Result<f64, String> {
-    s.parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0).ok_or_else(|| "expected a positive number".into())
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     // An interrupted conversion drops its folder, which removes it.
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-
+    let stop = interruption()?;
     let folder = Folder::begin(&args.output)?;
     let source = Source::open(&args.source, &args.text, args.healing.held_out)?;
     let options = args.options(source.kv_heads());
@@ -123,7 +114,7 @@ impl Args {
         let HealingArgs { heal, lr, batch, window, .. } = self.healing;
         let &Args { experts, top_k, residual, align, calibration, seed, .. } = self;
         let scale = self.scale.unwrap_or(experts as f64 / top_k as f64);
-        let healing = Healing { schedule: Schedule { steps: heal, rate: lr }, batch: batch.into() };
+        let healing = Healing { schedule: Schedule { steps: heal, rate: lr, decay: 0.0 }, batch: batch.into() };
         Options {
             split: Split { experts, top_k, residual, scale, bias: align, attention },
             start: self.router,

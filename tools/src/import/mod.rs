@@ -49,14 +49,15 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
+use crate::packing::Usage;
 
 use builder::Builder;
 pub(crate) use config::activation;
 use config::{Config, Read};
 
 pub(crate) use encode::{DEFAULT, Options, write};
-use slice::Slice;
-use source::Source;
+pub(crate) use slice::{Every, Slice};
+pub(crate) use source::Source;
 
 /// A model compiled from a checkpoint: what it computes, and where its weights come from.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,17 +81,6 @@ pub(crate) struct Dense {
 pub(crate) enum Shape {
     Vector { len: u32 },
     Matrix { rows: u32, cols: u32 },
-}
-
-/// What a matrix is for, as far as its codec is concerned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Usage {
-    /// Multiplied with activations.
-    Weight,
-    /// Part of a router's score network.
-    Router,
-    /// The embedding table or the output head.
-    Vocabulary,
 }
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;

@@ -10,19 +10,19 @@ use crate::failure::{Failure, Result};
 pub(crate) struct Slice {
     pub(crate) tensor: String,
     /// Part along the first axis: the expert.
-    index: Option<usize>,
+    pub(crate) index: Option<usize>,
     /// Rows and columns of what is left, as stored; absent means all.
-    rows: Option<Every>,
-    columns: Option<Every>,
+    pub(crate) rows: Option<Every>,
+    pub(crate) columns: Option<Every>,
     /// Whether the tensor is stored inputs first.
-    transposed: bool,
+    pub(crate) transposed: bool,
 }
 
 /// Some indices of an axis: of `range` the first and then every `step`-th.
 #[derive(Clone, Debug, PartialEq)]
-struct Every {
-    range: Range<usize>,
-    step: usize,
+pub(crate) struct Every {
+    pub(crate) range: Range<usize>,
+    pub(crate) step: usize,
 }
 
 impl Every {

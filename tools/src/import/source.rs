@@ -87,6 +87,21 @@ impl Source {
         }
     }
 
+    /// Adds the parts of checkpoint tensors that the values are made of.
+    pub(crate) fn slices<'a>(&'a self, found: &mut Vec<&'a Slice>) {
+        match self {
+            Source::Slice(slice) | Source::Widened(slice) => found.push(slice),
+            Source::Constant(_) => {}
+            Source::Stack(parts) | Source::Chain(parts) => parts.iter().for_each(|(_, s)| s.slices(found)),
+            Source::Scaled(of, _) => of.slices(found),
+            Source::Columns { of, gain } => found.extend([of, gain]),
+            Source::Image { matrix, of, plus } => found.extend([matrix, of].into_iter().chain(plus)),
+            Source::Product { left, right } => found.extend([left, right]),
+            Source::Mxfp4 { blocks, scales } => found.extend([blocks, scales]),
+            Source::Directions { of, log_scale } => found.extend([of, log_scale]),
+        }
+    }
+
     /// A few of the values, quick to read, by which most matrices with `cols` columns can be told apart.
     pub(crate) fn sample(&self, checkpoint: &Checkpoint, cols: usize) -> Result<Vec<f32>> {
         // What is stored the other way round has its neighbours in a column.

@@ -5,10 +5,9 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::attention::Positions;
 use super::decoder::Layer;
 use super::dense::Dense;
-use super::shape::Shape;
+use super::shape::{Shape, layer};
 use super::split::Split;
-use super::weights::{Weights, layer};
-use crate::training::Batch;
+use crate::training::{Batch, Weights};
 
 /// The streams `[B·T, D]` of both models, as far as they have come.
 struct Streams {

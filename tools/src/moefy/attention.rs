@@ -1,42 +1,24 @@
 //! Causal attention with rotated heads: dense, or with its heads split into routed experts.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
-use super::ops::linear;
 use super::routing::{Router, Routes};
 use super::shape::Shape;
-use super::softmax::causal_softmax;
+use crate::training::ops::{Rotary, causal_softmax, linear};
 
 /// What depends on positions alone, for windows of `T` tokens.
 pub(crate) struct Positions {
-    /// `[T, h/2]`.
-    cos: Tensor,
-    /// `[T, h/2]`.
-    sin: Tensor,
+    window: usize,
+    rotary: Rotary,
     /// 0 where a token sees itself, -∞ elsewhere `[T, T]`.
     own: Tensor,
 }
 
 impl Positions {
     pub(crate) fn new(shape: &Shape, window: usize) -> Result<Positions> {
-        let pairs = shape.frequencies.len();
-        let angles = (0..window).flat_map(|p| shape.frequencies.iter().map(move |f| p as f32 * f));
-        let table = |f: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.clone().map(|a| f(a) * shape.amplitude).collect();
-            Tensor::from_vec(values, (window, pairs), &Device::Cpu)
-        };
+        let rotary = Rotary::new(&shape.frequencies, shape.amplitude, window, &Device::Cpu)?;
         let own = (0..window * window).map(|n| if n / window == n % window { 0.0 } else { f32::NEG_INFINITY }).collect::<Vec<f32>>();
-        Ok(Positions { cos: table(f32::cos)?, sin: table(f32::sin)?, own: Tensor::from_vec(own, (window, window), &Device::Cpu)? })
-    }
-
-    /// Rotates heads `[B, heads, T, h]`, the first half of each against the second.
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let half = x.dim(D::Minus1)? / 2;
-        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-        let (cos, sin) = (&self.cos, &self.sin);
-        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-        Tensor::cat(&[first, second], D::Minus1)
+        Ok(Positions { window, rotary, own: Tensor::from_vec(own, (window, window), &Device::Cpu)? })
     }
 }
 
@@ -64,11 +46,11 @@ pub(crate) struct HeadRouting {
 impl Attention {
     /// What the normalised tokens `x` `[B·T, D]` learn from those before them: `[B·T, D]`, and how they were routed.
     pub(crate) fn forward(&self, x: &Tensor, positions: &Positions) -> Result<(Tensor, Option<Routes>)> {
-        let (n, window) = (x.dim(0)?, positions.cos.dim(0)?);
+        let (n, window) = (x.dim(0)?, positions.window);
         let (batch, h) = (n / window, self.head_dim);
         // [B, heads, T, h]
         let heads = |weight: &Tensor| linear(x, weight)?.reshape((batch, window, (), h))?.transpose(1, 2)?.contiguous();
-        let (q, k, v) = (positions.rotate(&heads(&self.q)?)?, positions.rotate(&heads(&self.k)?)?, heads(&self.v)?);
+        let (q, k, v) = (positions.rotary.rotate(&heads(&self.q)?)?, positions.rotary.rotate(&heads(&self.k)?)?, heads(&self.v)?);
         let (query_heads, kv_heads) = (q.dim(1)?, k.dim(1)?);
         let group = query_heads / kv_heads;
 
@@ -79,7 +61,7 @@ impl Attention {
             None => scores,
             Some(routes) => scores.broadcast_add(&visible(routes, positions, batch, window)?)?,
         };
-        let mixed = causal_softmax(&scores)?.reshape((batch, kv_heads, group * window, window))?.matmul(&v)?;
+        let mixed = causal_softmax(&scores, None)?.reshape((batch, kv_heads, group * window, window))?.matmul(&v)?;
         // [B·T, heads of an expert, group·h]
         let mixed = mixed.reshape((batch, query_heads, window, h))?.transpose(1, 2)?.reshape((n, kv_heads, group * h))?;
         let Some((routing, routes)) = self.routing.as_ref().zip(routes) else {

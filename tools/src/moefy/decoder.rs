@@ -3,10 +3,10 @@
 use candle_core::{Result, Tensor};
 
 use super::attention::{Attention, Positions};
-use super::ops::{linear, rms_norm};
 use super::routing::Routes;
-use super::shape::Shape;
-use super::weights::{Weights, layer};
+use super::shape::{Shape, layer};
+use crate::training::Weights;
+use crate::training::ops::{linear, rms_norm};
 
 const TABLE: &str = "model.embed_tokens.weight";
 

@@ -4,10 +4,9 @@ use candle_core::{Result, Tensor};
 
 use super::attention::{Attention, Positions};
 use super::decoder::{Decoder, Layer};
-use super::ops::linear;
-use super::shape::Shape;
-use super::weights::{Weights, layer};
-use crate::training::Model;
+use super::shape::{Shape, layer};
+use crate::training::ops::linear;
+use crate::training::{Model, Weights};
 
 /// `W2 (SiLU(W1 x) ⊙ W3 x)`.
 pub(crate) struct GatedFfn {

@@ -6,13 +6,9 @@ use super::BALANCE;
 use super::moe::Moe;
 use super::shape::Shape;
 use super::split::Split;
-use super::weights::Weights;
 use crate::failure::{Failure, Result};
 use crate::random::Random;
-use crate::training::{Batch, Batches, Model, Optimiser, Schedule, cross_entropy, held_out};
-
-/// How often the held-out loss is taken while healing.
-const CHECKS: usize = 5;
+use crate::training::{Batch, Batches, Course, Lesson, Model, Objective, Optimiser, Schedule, Weights, cross_entropy, held_out};
 
 /// How to heal.
 pub(crate) struct Healing {
@@ -30,7 +26,7 @@ pub(crate) trait Progress {
 }
 
 /// Everything that stays the same while healing.
-pub(super) struct Course<'a> {
+pub(super) struct Heal<'a> {
     pub(super) shape: &'a Shape,
     pub(super) split: &'a Split,
     pub(super) healing: &'a Healing,
@@ -40,38 +36,52 @@ pub(super) struct Course<'a> {
     pub(super) stop: &'a AtomicBool,
 }
 
-impl Course<'_> {
+impl Heal<'_> {
     /// Trains `weights`; returns the new ones and their held-out loss.
     pub(super) fn run(&self, weights: &Weights, random: Random, progress: &mut dyn Progress) -> Result<(Weights, f64)> {
-        let (weights, variables) = weights.trainable()?;
-        let (steps, batch) = (self.healing.schedule.steps, self.healing.batch);
-        let mut optimiser = Optimiser::new(variables, self.healing.schedule)?;
-        let mut last = f64::NAN;
-        for (step, batch) in self.text.shuffled(batch, random).take(steps).enumerate() {
-            unless(self.stop)?;
-            let batch = batch?;
-            let (logits, balance) = self.model(&weights)?.forward(&batch.inputs)?;
-            let loss = cross_entropy(&logits, &batch.targets)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(Failure::new(format!("the loss is {value} at step {}; a smaller --lr keeps training stable", step + 1)));
-            }
-            let objective = match balance {
-                Some(balance) => (loss + (balance * BALANCE)?)?,
-                None => loss,
-            };
-            optimiser.step(&objective)?;
-            progress.step(step + 1, value);
-            if (step + 1) % steps.div_ceil(CHECKS) == 0 || step + 1 == steps {
-                last = held_out(&self.model(&weights)?, self.held)?;
-                progress.held_out(step + 1, last)?;
-            }
-        }
-        Ok((weights, last))
+        let (weights, variables) = weights.trainable(|_| true)?;
+        let Healing { schedule, batch } = *self.healing;
+        let mut optimiser = Optimiser::new(variables, schedule)?;
+        let mut lesson = HealLesson { heal: self, weights, progress, last: f64::NAN };
+        let course = Course { steps: schedule.steps, keeper: None, stop: self.stop };
+        course.run(&mut optimiser, self.text.shuffled(batch, random), &mut lesson)?;
+        Ok((lesson.weights, lesson.last))
+    }
+}
+
+/// Weights on the way to health.
+struct HealLesson<'a> {
+    heal: &'a Heal<'a>,
+    weights: Weights,
+    progress: &'a mut dyn Progress,
+    /// Held-out loss.
+    last: f64,
+}
+
+impl HealLesson<'_> {
+    fn model(&self) -> candle_core::Result<Moe> {
+        Moe::load(self.heal.shape, self.heal.split, &self.weights)
+    }
+}
+
+impl Lesson for HealLesson<'_> {
+    fn objective(&self, batch: &Batch) -> Result<Objective> {
+        let (logits, balance) = self.model()?.forward(&batch.inputs)?;
+        let error = cross_entropy(&logits, &batch.targets)?;
+        let loss = match balance {
+            Some(balance) => (&error + (balance * BALANCE)?)?,
+            None => error.clone(),
+        };
+        Ok(Objective { error, loss })
     }
 
-    fn model(&self, weights: &Weights) -> candle_core::Result<Moe> {
-        Moe::load(self.shape, self.split, weights)
+    fn made(&mut self, step: usize, error: f64) {
+        self.progress.step(step, error);
+    }
+
+    fn check(&mut self, step: usize) -> Result<()> {
+        self.last = held_out(&self.model()?, self.heal.held)?;
+        self.progress.held_out(step, self.last)
     }
 }
 

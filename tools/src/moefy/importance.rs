@@ -6,9 +6,9 @@
 use candle_core::{D, DType, Result, Tensor, Var};
 
 use super::dense::Dense;
-use super::ops::linear;
 use super::partition::Importance;
 use super::shape::Shape;
+use crate::training::ops::linear;
 use crate::training::{Batch, cross_entropy};
 
 /// Importance in each layer, for routers `gates` `[E, D]`.

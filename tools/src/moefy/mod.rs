@@ -13,41 +13,36 @@ mod dense;
 mod heal;
 mod importance;
 mod moe;
-mod ops;
-mod output;
 mod partition;
 mod router;
 mod routing;
 mod shape;
 mod slicing;
-mod softmax;
 mod split;
 #[cfg(test)]
 mod tests;
-mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use hotset::text::Tokenizer;
+use safetensors::Dtype;
 
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
+use crate::import;
 use crate::random::Random;
-use crate::training::{Batch, Batches, held_out};
-use crate::{documents, import};
+use crate::training::{Batch, Folder, Stored, Texts, Weights, held_out};
 
 use dense::Dense;
-use heal::{Course, unless};
+use heal::{Heal, unless};
 use importance::measure;
 use moe::Moe;
 use partition::Partition;
 use shape::Shape;
 use slicing::{NewLayer, slice};
-use weights::Weights;
 
 pub(crate) use heal::{Healing, Progress};
-pub(crate) use output::Folder;
+
 pub(crate) use split::{HeadSplit, Split};
 
 /// Weight of the balance loss beside the prediction error.
@@ -90,11 +85,7 @@ pub(crate) struct Losses {
 pub(crate) struct Source {
     pub(crate) checkpoint: Checkpoint,
     shape: Shape,
-    bos: Option<u32>,
-    /// Tokens to learn from.
-    text: Vec<u32>,
-    /// Tokens to measure with, from the end of the text.
-    held: Vec<u32>,
+    texts: Texts,
 }
 
 impl Source {
@@ -110,17 +101,8 @@ impl Source {
         // Some models with experts go by the same type.
         only_llama(family)?;
         let shape = Shape::of(&llama)?;
-        let Some(tokenizer) = checkpoint.tokenizer(llama.plan.vocab)? else {
-            return Err(Failure::new(format!("{} has no tokenizer.json, which moefy needs to read text", path.display())));
-        };
-        let tokenizer = Tokenizer::new(&tokenizer.json, tokenizer.text, llama.plan.vocab)?;
-        let (mut text, mut held) = (Vec::new(), Vec::new());
-        for path in texts {
-            let mut tokens = documents::tokens(&tokenizer, &documents::read(path)?)?;
-            held.extend(tokens.split_off(tokens.len() - (tokens.len() / 10).min(held_out / texts.len())));
-            text.extend(tokens);
-        }
-        Ok(Source { checkpoint, shape, bos: tokenizer.bos(), text, held })
+        let texts = Texts::read(&checkpoint, llama.plan.vocab, texts, held_out)?;
+        Ok(Source { checkpoint, shape, texts })
     }
 
     /// Key heads of the dense model.
@@ -133,22 +115,13 @@ impl Source {
         let (shape, split) = (&self.shape, &options.split);
         split.check(shape)?;
         let window = options.window;
-        if let Some(context) = shape.context.filter(|c| *c < window) {
-            return Err(Failure::new(format!("--window {window} is longer than the {context} tokens the model was trained for")));
-        }
-        let windows = |tokens| {
-            let short = || {
-                let message = "the text is too short: its first nine tenths and the rest must each hold a window";
-                Failure::new(format!("{message} of {window} tokens, see --window"))
-            };
-            Batches::new(tokens, self.bos, window).ok_or_else(short)
-        };
-        let (text, held) = (windows(&self.text)?, windows(&self.held)?.in_order(WINDOWS)?);
+        let [text, held] = self.texts.windows(window, shape.context)?;
+        let held = held.in_order(WINDOWS)?;
         let mut random = Random(options.seed);
         let sample = text.shuffled(WINDOWS, Random(random.next())).take(options.calibration.div_ceil(WINDOWS * window).max(1));
         let sample = sample.collect::<candle_core::Result<Vec<_>>>()?;
 
-        let weights = Weights::read(&self.checkpoint)?;
+        let weights = Weights::read(&self.checkpoint, self.checkpoint.tensors().keys())?;
         let dense = Dense::load(shape, &weights)?;
         let dense_loss = held_out(&dense, &held)?;
         unless(stop)?;
@@ -162,12 +135,14 @@ impl Source {
         progress.held_out(0, cut_loss)?;
         let mut healed = None;
         if let Some(healing) = &options.healing {
-            let course = Course { shape, split, healing, text: &text, held: &held, stop };
-            let (weights, loss) = course.run(&moe, random, progress)?;
+            let heal = Heal { shape, split, healing, text: &text, held: &held, stop };
+            let (weights, loss) = heal.run(&moe, random, progress)?;
             (moe, healed) = (weights, Some(loss));
         }
         unless(stop)?;
-        folder.finish(&self.checkpoint, &split.config(self.checkpoint.config(), shape), &moe)?;
+        let stored = moe.0.iter().map(|(name, tensor)| Ok((name.clone(), Stored::new(tensor, Dtype::F32)?)));
+        let stored = stored.collect::<candle_core::Result<_>>()?;
+        folder.finish(&self.checkpoint, &split.config(self.checkpoint.config(), shape), stored)?;
         Ok(Losses { dense: dense_loss, cut: cut_loss, healed, tokens: held.iter().map(|b| b.targets.elem_count()).sum() })
     }
 }

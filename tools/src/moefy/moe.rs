@@ -9,10 +9,9 @@ use super::attention::{Attention, HeadRouting, Positions};
 use super::decoder::{Decoder, Layer};
 use super::dense::GatedFfn;
 use super::routing::{Router, Routes};
-use super::shape::Shape;
+use super::shape::{Shape, layer};
 use super::split::Split;
-use super::weights::{Weights, layer};
-use crate::training::Model;
+use crate::training::{Model, Weights};
 
 /// Routed experts beside a part that every token uses.
 pub(crate) struct RoutedFfn {

@@ -4,10 +4,10 @@ use candle_core::{Device, Result, Tensor};
 
 use super::cluster::Clustering;
 use super::dense::Dense;
-use super::ops::linear;
 use super::shape::Shape;
 use crate::random::Random;
 use crate::training::Batch;
+use crate::training::ops::linear;
 
 /// How far the sizes of clusters may be from equal.
 const JITTER: f64 = 0.4;

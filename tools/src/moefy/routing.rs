@@ -2,8 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::ops::linear;
-use super::softmax::softmax;
+use crate::training::ops::{linear, softmax};
 
 /// A linear router: the `top_k` experts with the largest logits, weighed by a softmax over those.
 pub(crate) struct Router {

@@ -70,3 +70,8 @@ impl Shape {
         })
     }
 }
+
+/// The first part of the names of layer `i`.
+pub(crate) fn layer(i: usize) -> String {
+    format!("model.layers.{i}")
+}

@@ -4,9 +4,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::partition::Partition;
-use super::shape::Shape;
+use super::shape::{Shape, layer};
 use super::split::{HeadSplit, Split};
-use super::weights::{Weights, layer};
+use crate::training::Weights;
 
 /// What is new in a layer.
 pub(super) struct NewLayer {

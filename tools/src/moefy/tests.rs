@@ -9,7 +9,7 @@ use hotset::{Engine, EngineOptions, SessionOptions};
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::training::{Model, Schedule};
+use crate::training::{Batches, Model, Schedule};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -37,7 +37,7 @@ fn deviation(got: &Tensor, want: &Tensor) -> f32 {
 fn dense(case: &str) -> (Shape, Weights) {
     let checkpoint = Checkpoint::open(&golden(case)).unwrap();
     let (_, llama) = import::import(checkpoint.config(), checkpoint.tensors()).unwrap();
-    (Shape::of(&llama).unwrap(), Weights::read(&checkpoint).unwrap())
+    (Shape::of(&llama).unwrap(), Weights::read(&checkpoint, checkpoint.tensors().keys()).unwrap())
 }
 
 /// A published MoE.
@@ -72,7 +72,7 @@ fn moe(folder: &Path) -> Moe {
         bias: config["add_rescale_bias"].as_bool().unwrap(),
         attention: size("attn_experts").map(heads),
     };
-    Moe::load(&shape, &split, &Weights::read(&checkpoint).unwrap()).unwrap()
+    Moe::load(&shape, &split, &Weights::read(&checkpoint, checkpoint.tensors().keys()).unwrap()).unwrap()
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn the_balance_loss_has_a_gradient() {
     let (text, options) = (batches("llama", 8), options(4, 2));
     let dense = Dense::load(&shape, &weights).unwrap();
     let cut = cut(&dense, &weights, &shape, &options, &text, &mut Random(2)).unwrap();
-    let (weights, variables) = cut.trainable().unwrap();
+    let (weights, variables) = cut.trainable(|_| true).unwrap();
     let loss = || Moe::load(&shape, &options.split, &weights).unwrap().forward(&text[0].inputs).unwrap().1.unwrap();
     let before = loss().to_scalar::<f32>().unwrap();
     assert!(before > 2.0, "{before}: two experts of four at best");
@@ -156,7 +156,7 @@ fn the_balance_loss_has_a_gradient() {
     let gate = weights.get("model.layers.0.block_sparse_moe.gate.weight").unwrap();
     let length = gradients.get(&gate).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(length > 1e-8, "{length}");
-    let mut optimiser = crate::training::Optimiser::new(variables, Schedule { steps: 20, rate: 1e-2 }).unwrap();
+    let mut optimiser = crate::training::Optimiser::new(variables, Schedule { steps: 20, rate: 1e-2, decay: 0.0 }).unwrap();
     (0..20).for_each(|_| optimiser.step(&loss()).unwrap());
     let after = loss().to_scalar::<f32>().unwrap();
     assert!(after < before, "{before} to {after}");
@@ -214,7 +214,7 @@ fn what_is_written_runs() {
         let mut options = options(4 - residual, 2);
         (options.split.bias, options.split.residual, options.split.attention) = (bias, residual, attention);
         (options.calibration, options.window) = (1024, 64);
-        options.healing = Some(Healing { schedule: Schedule { steps: 12, rate: 2e-3 }, batch: 4 });
+        options.healing = Some(Healing { schedule: Schedule { steps: 12, rate: 2e-3, decay: 0.0 }, batch: 4 });
         let out = dir.path().join(name);
         let losses = source.convert(&options, Folder::begin(&out).unwrap(), &mut Silent, &AtomicBool::new(false)).unwrap();
         let healed = losses.healed.unwrap();

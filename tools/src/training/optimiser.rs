@@ -1,8 +1,10 @@
 //! AdamW under a schedule: warm-up, then half a cosine; gradients clipped.
 
-use candle_core::backprop::GradStore;
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+
+use super::adam::Adam;
 
 /// Largest length of all gradients together.
 const CLIP: f64 = 1.0;
@@ -17,6 +19,8 @@ pub(crate) struct Schedule {
     pub(crate) steps: usize,
     /// The highest learning rate.
     pub(crate) rate: f64,
+    /// Weight decay of matrices. What is fine-tuned is near where it should be and needs none.
+    pub(crate) decay: f64,
 }
 
 impl Schedule {
@@ -34,45 +38,54 @@ impl Schedule {
 
 /// Moves variables against their gradients.
 pub(crate) struct Optimiser {
-    inner: AdamW,
-    variables: Vec<Var>,
+    /// By the variables' names.
+    adams: BTreeMap<String, Adam>,
     schedule: Schedule,
+    /// Steps made.
     step: usize,
 }
 
 impl Optimiser {
-    pub(crate) fn new(variables: Vec<Var>, schedule: Schedule) -> Result<Optimiser> {
-        // No decay: what is fine-tuned is near where it should be, and norms must not shrink.
-        let parameters = ParamsAdamW { lr: 0.0, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
-        Ok(Optimiser { inner: AdamW::new(variables.clone(), parameters)?, variables, schedule, step: 0 })
+    pub(crate) fn new(variables: BTreeMap<String, Var>, schedule: Schedule) -> Result<Optimiser> {
+        let adams = variables.into_iter().map(|(name, variable)| Ok((name, Adam::new(variable)?)));
+        Ok(Optimiser { adams: adams.collect::<Result<_>>()?, schedule, step: 0 })
     }
 
-    /// One step that makes the scalar `loss` smaller.
+    /// One step that makes the scalar `loss` smaller. Variables that the loss does not depend on stay as they are.
     pub(crate) fn step(&mut self, loss: &Tensor) -> Result<()> {
-        let mut gradients = loss.backward()?;
-        clip(&self.variables, &mut gradients)?;
-        self.inner.set_learning_rate(self.schedule.at(self.step));
-        self.inner.step(&gradients)?;
+        let gradients = loss.backward()?;
+        let mut square = 0.0;
+        for gradient in self.adams.values().filter_map(|a| gradients.get(&a.variable)) {
+            square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        // All gradients are shortened alike when together they are longer than CLIP.
+        let scale = CLIP / square.sqrt().max(CLIP);
+        let rate = self.schedule.at(self.step);
         self.step += 1;
-        Ok(())
-    }
-}
-
-/// Shortens all gradients alike when together they are longer than [`CLIP`].
-fn clip(variables: &[Var], gradients: &mut GradStore) -> Result<()> {
-    let mut square = 0.0;
-    for gradient in variables.iter().filter_map(|v| gradients.get(v)) {
-        square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-    }
-    let length = square.sqrt();
-    if length > CLIP {
-        for variable in variables {
-            if let Some(gradient) = gradients.remove(variable) {
-                gradients.insert(variable, (gradient * (CLIP / length))?);
+        for adam in self.adams.values() {
+            if let Some(gradient) = gradients.get(&adam.variable) {
+                // What is one-dimensional are norms and biases, which must not shrink.
+                let decay = if adam.variable.rank() > 1 { self.schedule.decay } else { 0.0 };
+                adam.step(self.step, gradient, scale, rate, decay)?;
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Steps made so far.
+    pub(crate) fn steps_made(&self) -> usize {
+        self.step
+    }
+
+    /// Every variable by its name, and its two moments.
+    pub(super) fn state(&self) -> impl Iterator<Item = (&str, [&Var; 3])> {
+        self.adams.iter().map(|(name, Adam { variable, moments: [first, second] })| (name.as_str(), [variable, first, second]))
+    }
+
+    /// Goes on as after `steps` steps.
+    pub(super) fn go_on_from(&mut self, steps: usize) {
+        self.step = steps;
+    }
 }
 
 #[cfg(test)]
@@ -84,18 +97,18 @@ mod tests {
 
     #[test]
     fn the_rate_rises_and_falls() {
-        let schedule = Schedule { steps: 100, rate: 2.0 };
+        let schedule = Schedule { steps: 100, rate: 2.0, decay: 0.0 };
         assert!((schedule.at(0) - 0.4).abs() < 1e-9);
         assert!((schedule.at(4) - 2.0).abs() < 1e-9);
         assert!((5..100).all(|s| schedule.at(s) < schedule.at(s - 1)));
         assert!((schedule.at(99) - 2.0 * FLOOR).abs() < 1e-9);
-        assert_eq!(Schedule { steps: 1, rate: 2.0 }.at(0), 2.0);
+        assert_eq!(Schedule { steps: 1, rate: 2.0, decay: 0.0 }.at(0), 2.0);
     }
 
     #[test]
     fn a_parabola_is_descended_however_steep() {
         let x = Var::new(&[3.0f32, -2.0], &Device::Cpu).unwrap();
-        let mut optimiser = Optimiser::new(vec![x.clone()], Schedule { steps: 200, rate: 0.1 }).unwrap();
+        let mut optimiser = Optimiser::new([("x".to_owned(), x.clone())].into(), Schedule { steps: 200, rate: 0.1, decay: 0.0 }).unwrap();
         for _ in 0..200 {
             let loss = (x.sqr().unwrap().sum_all().unwrap() * 1e6).unwrap();
             optimiser.step(&loss).unwrap();

@@ -1,14 +1,12 @@
 //! The checkpoint folder: it appears whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use super::weights::Weights;
+use super::Stored;
 use crate::checkpoint::Checkpoint;
 use crate::failure::{Failure, Result};
 
@@ -51,8 +49,8 @@ impl Folder {
         Ok(Folder { temporary, target: target.to_owned() })
     }
 
-    /// Writes the checkpoint and moves the folder to its place.
-    pub(crate) fn finish(self, source: &Checkpoint, config: &Map<String, Value>, weights: &Weights) -> Result<()> {
+    /// Writes the checkpoint and moves the folder to its place. `tensors`: everything that it holds, by name.
+    pub(crate) fn finish(self, source: &Checkpoint, config: &Map<String, Value>, tensors: BTreeMap<String, Stored<'_>>) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot write to {}: {e}", self.target.display()));
         let folder = self.temporary.path();
         std::fs::write(folder.join("config.json"), serde_json::to_string_pretty(config)?).map_err(|e| failed(&e))?;
@@ -64,17 +62,9 @@ impl Folder {
                 std::fs::write(folder.join(name), contents).map_err(|e| failed(&e))?;
             }
         }
-        let mut data = Vec::new();
-        for (name, tensor) in &weights.0 {
-            data.push((name, tensor.dims().to_vec(), tensor.flatten_all()?.to_vec1::<f32>()?));
-        }
-        let views: std::result::Result<Vec<_>, safetensors::SafeTensorError> = data
-            .iter()
-            .map(|(name, shape, values)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))?)))
-            .collect();
+        tensors.iter().try_for_each(|(name, tensor)| tensor.check(name))?;
         let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let saved = views.and_then(|v| safetensors::serialize_to_file(v, Some(metadata), &folder.join("model.safetensors")));
-        saved.map_err(|e| failed(&e))?;
+        safetensors::serialize_to_file(tensors, Some(metadata), &folder.join("model.safetensors")).map_err(|e| failed(&e))?;
         std::fs::rename(folder, &self.target).map_err(|e| failed(&e))?;
         // It has moved: there is nothing left to remove.
         let _ = self.temporary.keep();
