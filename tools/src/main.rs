@@ -5,6 +5,7 @@ mod checkpoint;
 mod commands;
 mod concentrate;
 mod documents;
+mod extend;
 mod failure;
 mod import;
 mod measure;
