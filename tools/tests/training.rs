@@ -135,7 +135,8 @@ fn what_cannot_be_done_is_said_in_a_sentence() {
     assert!(case.refusal(concentrate, &["--resume"]).contains("no state"));
     assert!(case.refusal(["concentrate", "model", "model", "park.txt"], &[]).contains("exists already"));
     assert!(case.refusal(["concentrate", "model", "out", "absent.txt"], &[]).contains("absent.txt"));
-    assert!(case.refusal(concentrate, &["--window", "2000"]).contains("too short"));
+    std::fs::write(case.path("short.txt"), "Lily").unwrap();
+    assert!(case.refusal(["concentrate", "model", "out", "short.txt"], &[]).contains("too short"));
     assert!(case.refusal(["train", "model", "model", "park.txt"], &[]).contains("exists already"));
     std::fs::remove_file(case.path("model/tokenizer.json")).unwrap();
     assert!(case.refusal(concentrate, &[]).contains("no tokenizer.json"));

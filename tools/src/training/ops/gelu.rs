@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::visible::rows;
 
 /// `2√(2/π)`.
-const STEEP: f32 = 1.595_769_1;
+const STEEP: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 /// Values that a thread takes at once.
 const CHUNK: usize = 1 << 14;
