@@ -10,8 +10,8 @@ use crate::evaluation::Sample;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 use crate::options::{DeviceArgs, KeepArgs, SessionArgs};
-use crate::quantize::activations;
 use crate::profiling::{self, Collector, RATIOS, load, save};
+use crate::quantize::activations;
 use crate::{progress, report};
 
 /// Count which experts texts use, and report it

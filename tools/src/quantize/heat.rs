@@ -40,8 +40,7 @@ pub(crate) fn hottest(bundle: &Bundle, profile: &Profile, share: f64, codec: Cod
     }
     let bytes = |pool: usize| bundle.record_layout(pool).bytes as u64;
     let candidates = (0..plan.pools.len()).filter(|&p| may_split(plan, p));
-    let mut ranked: Vec<(u64, usize, usize)> =
-        candidates.flat_map(|p| uses[p].iter().enumerate().map(move |(r, &n)| (n, p, r))).collect();
+    let mut ranked: Vec<(u64, usize, usize)> = candidates.flat_map(|p| uses[p].iter().enumerate().map(move |(r, &n)| (n, p, r))).collect();
     if ranked.is_empty() {
         return Err(Failure::new("this model has no feed-forward experts that could differ in codec; leave --hot out"));
     }
@@ -95,7 +94,10 @@ impl Hot {
             plan.pools[i].codec = codec;
         }
         if plan.pools.iter().all(|p| p.codec == plan.pools[0].codec) {
-            return Err(Failure::new(format!("all experts would be stored in {}; choose another --hot or --hot-codec", plan.pools[0].codec)));
+            return Err(Failure::new(format!(
+                "all experts would be stored in {}; choose another --hot or --hot-codec",
+                plan.pools[0].codec
+            )));
         }
         if !cold.is_empty() {
             plan.streams.push(Stream { width: plan.width, embedding: None });
@@ -109,7 +111,8 @@ impl Hot {
 /// The hot or the cold half of a pool.
 fn half(plan: &Plan, pool: usize, hot: &[bool], which: bool, codec: Codec) -> hotset::plan::Pool {
     let whole = &plan.pools[pool];
-    let place = |record: u32| (hot[record as usize] == which).then(|| index(hot[..record as usize].iter().filter(|h| **h == which).count()));
+    let place =
+        |record: u32| (hot[record as usize] == which).then(|| index(hot[..record as usize].iter().filter(|h| **h == which).count()));
     hotset::plan::Pool {
         name: if which { whole.name.clone() } else { format!("{}.cold", whole.name) },
         expert: whole.expert.clone(),

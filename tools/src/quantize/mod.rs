@@ -7,7 +7,6 @@ pub(crate) mod activations;
 mod heat;
 pub(crate) mod report;
 
-
 use std::ops::Range;
 use std::path::Path;
 
