@@ -8,7 +8,7 @@ use hotset::bundle::{Bundle, Reading};
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
 use hotset::plan::Semantics;
-use hotset::profile::{Criterion, KeepOptions, Profile};
+use hotset::profile::{Criterion, KeepOptions};
 use hotset::{
     Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
     SessionOptions,
@@ -149,17 +149,6 @@ impl KeepArgs {
         let &KeepArgs { criterion, semantics, ref texts, uniform } = self;
         let (criterion, semantics) = (criterion.unwrap_or_default(), semantics.unwrap_or_default());
         KeepOptions { keep, criterion, semantics, texts: texts.clone(), uniform }
-    }
-
-    /// The way that was asked for, or all that `profile` has numbers for.
-    pub(crate) fn ways(&self, profile: &Profile) -> Vec<KeepOptions> {
-        let criteria: Vec<Criterion> = match self.criterion {
-            Some(criterion) => vec![criterion],
-            None => Criterion::ALL.into_iter().filter(|c| profile.has(*c)).collect(),
-        };
-        let semantics = self.semantics.map_or(Semantics::ALL.to_vec(), |s| vec![s]);
-        let way = |criterion| semantics.iter().map(move |&semantics| KeepOptions { criterion, semantics, ..self.options(1.0) });
-        criteria.into_iter().flat_map(way).collect()
     }
 }
 

@@ -169,6 +169,35 @@ fn at_load_and_in_a_file_answers_are_the_same() {
     }
 }
 
+/// Dropped experts may join others: the file is as small, answers differ, and every executor agrees on them.
+#[test]
+fn what_is_dropped_may_join_others() {
+    let tiny = Tiny::new();
+    let p = profile(&tiny);
+    let prune = |criterion: &str, name: &str| {
+        let out = tiny.path(name);
+        hotset(&["prune", DEMO, "-o", str(&out), "--profile", str(&p), "--keep", "0.5", "--criterion", criterion]).ok();
+        hotset(&["inspect", str(&out), "--verify"]).ok();
+        out
+    };
+    let [merged, recombined] = ["merge", "recombine"].map(|c| prune(c, c));
+    for (criterion, joined) in [("frequency", &merged), ("contribution", &recombined)] {
+        let plain = prune(criterion, criterion);
+        let (a, b) = (Bundle::open(&plain).unwrap(), Bundle::open(joined).unwrap());
+        let records = |b: &Bundle| b.plan().pools.iter().map(|p| p.records).collect::<Vec<_>>();
+        assert_eq!(records(&a), records(&b), "{criterion}");
+        let changed = (0..12).flat_map(|pool| (0..b.plan().pools[pool].records).map(move |r| (pool, r)));
+        let changed = changed.filter(|&(pool, r)| a.record(pool, r) != b.record(pool, r)).count();
+        assert!(changed > 6, "{criterion}: {changed} records differ");
+        let [cpu, reference] = ["cpu", "reference"].map(|d| logits(&[str(joined), "--device", d])["logits"][6][5].as_f64().unwrap());
+        assert!((cpu - reference).abs() < 0.2 && cpu.is_finite(), "{criterion}: {cpu}, {reference}");
+        assert_ne!(logits(&[str(joined), "--device", "cpu"]), logits(&[str(&plain), "--device", "cpu"]));
+    }
+    let plan = Bundle::open(&merged).unwrap().plan().clone();
+    assert!(plan.steps.iter().all(|s| s.routed.as_ref().unwrap().router.pruned.is_none()), "routers go on choosing merged experts");
+    assert!(plan.pools.iter().flat_map(|p| p.alias.iter().flatten()).all(Option::is_some));
+}
+
 #[test]
 fn a_goal_is_searched_for_by_measuring() {
     let tiny = Tiny::new();

@@ -1,5 +1,6 @@
 //! Views of a bundle that does without some experts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Bundle, BundleWriter, Manifest, PADDING, Reading, TOKENIZER};
@@ -14,8 +15,24 @@ impl Bundle {
     /// # Errors
     /// When `kept` names experts that the bundle does not have, or leaves a router fewer than it selects.
     pub fn pruned(&self, kept: &Kept) -> Result<Bundle> {
-        let mut bundle = self.masked(kept)?;
-        for ((pool, region), kept) in bundle.manifest.plan.pools.iter_mut().zip(&mut bundle.pools).zip(&kept.pools) {
+        self.masked(kept)?.shrunk(kept, &[])
+    }
+
+    /// This bundle without the records of the experts that `kept` leaves out, but with routers that still choose these: for each pool, `into`
+    /// names a kept expert whose record each of them shares from now on.
+    ///
+    /// # Errors
+    /// When these are not experts of the bundle, or one would be left without a record.
+    pub fn merged(&self, kept: &Kept, into: &[BTreeMap<u32, u32>]) -> Result<Bundle> {
+        kept.validate(self.plan())?;
+        self.clone_view().shrunk(kept, into)
+    }
+
+    /// Leaves the records of kept experts, in their order.
+    fn shrunk(mut self, kept: &Kept, into: &[BTreeMap<u32, u32>]) -> Result<Bundle> {
+        let bundle = &mut self;
+        let pools = bundle.manifest.plan.pools.iter_mut().zip(&mut bundle.pools).zip(&kept.pools).enumerate();
+        for (i, ((pool, region), kept)) in pools {
             let mut alias = vec![None; pool.experts() as usize];
             let (mut order, mut place) = (Vec::new(), vec![None; pool.records as usize]);
             for &expert in kept {
@@ -26,6 +43,13 @@ impl Bundle {
                         order.len() as u32 - 1
                     })
                 });
+            }
+            for (&dropped, &heir) in into.get(i).into_iter().flatten() {
+                let record = alias.get(heir as usize).copied().flatten();
+                match (alias.get_mut(dropped as usize), record) {
+                    (Some(place), Some(_)) => *place = record,
+                    _ => return Err(Error::Input(format!("expert {dropped} of pool {:?} cannot share the record of {heir}", pool.name))),
+                }
             }
             let plain = alias.iter().zip(0..).all(|(record, e)| *record == Some(e));
             if plain && order.len() == pool.records as usize && order.iter().zip(0..).all(|(file, r)| *file == r) {
@@ -40,11 +64,11 @@ impl Bundle {
         // Another model than the file's, as far as profiles, traces and heat are concerned.
         let manifest = &mut bundle.manifest;
         let whole = std::mem::take(&mut manifest.fingerprint);
-        manifest.fingerprint =
-            blake3::hash(&serde_json::to_vec(&(&whole, kept)).map_err(|e| Error::Input(e.to_string()))?).to_hex().to_string();
+        let identity = serde_json::to_vec(&(&whole, kept, into)).map_err(|e| Error::Input(e.to_string()))?;
+        manifest.fingerprint = blake3::hash(&identity).to_hex().to_string();
         manifest.provenance.origin.get_or_insert(whole);
-        check(&bundle)?;
-        Ok(bundle)
+        check(bundle)?;
+        Ok(self)
     }
 
     /// Writes this bundle, a view for the most part, to a file of its own, with a line for its history. `progress` is told the bytes
@@ -52,7 +76,21 @@ impl Bundle {
     ///
     /// # Errors
     /// When the file cannot be written; there is nothing at `path` then.
-    pub fn write(&self, path: &Path, history: &str, mut progress: impl FnMut(u64, u64)) -> Result<Manifest> {
+    pub fn write(&self, path: &Path, history: &str, progress: impl FnMut(u64, u64)) -> Result<Manifest> {
+        self.write_with(path, history, |_, _, _| Ok(()), progress)
+    }
+
+    /// The same, with a chance to `change` the bytes of each record, of which pool and number are given, before it is written.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and those of `change`.
+    pub fn write_with(
+        &self,
+        path: &Path,
+        history: &str,
+        mut change: impl FnMut(usize, u32, &mut [u8]) -> Result<()>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Manifest> {
         let mut manifest = self.manifest().clone();
         manifest.provenance.history.push(history.to_owned());
         let mut writer = BundleWriter::create(path, manifest, self.tokenizer().map(<[u8]>::len))?;
@@ -70,6 +108,7 @@ impl Bundle {
                     let (pool, r) = records.next().ok_or_else(missing)?;
                     record.resize(entry.bytes, 0);
                     self.read_record(pool, r, &mut record, Reading::default())?;
+                    change(pool, r, &mut record)?;
                     writer.write(name, &record)?;
                 }
             }

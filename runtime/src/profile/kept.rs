@@ -150,15 +150,15 @@ impl Profile {
         Ok(Kept::of(&ranked, &counts, options.semantics))
     }
 
-    /// The experts to keep when every pool keeps so many records, or as many as its routers need.
-    ///
-    /// # Errors
-    /// As [`keep`](Self::keep).
-    pub fn keep_counts(&self, bundle: &Bundle, options: &KeepOptions, counts: &[usize]) -> error::Result<Kept> {
-        self.check(bundle.manifest())?;
-        let ranked = self.rank(bundle.plan(), |pool| bundle.record_layout(pool).bytes as u64, options)?;
-        let counts: Vec<usize> = ranked.iter().zip(counts).map(|(r, &n)| n.clamp(r.least, r.records.len())).collect();
-        Ok(Kept::of(&ranked, &counts, options.semantics))
+    /// For each pool of `plan`, how many tokens of these texts (of all, if there are none) chose each expert.
+    pub fn used(&self, plan: &Plan, texts: &[String]) -> Vec<Vec<f64>> {
+        let mut used: Vec<Vec<f64>> = plan.pools.iter().map(|p| vec![0.0; p.experts() as usize]).collect();
+        let wanted = self.texts.iter().filter(|(name, _)| texts.is_empty() || texts.contains(name));
+        for step in wanted.flat_map(|(_, usage)| &usage.steps) {
+            let sums = used.get_mut(step.pool as usize).into_iter().flatten();
+            sums.zip(&step.selections).for_each(|(sum, &n)| *sum += n as f64);
+        }
+        used
     }
 
     /// The records of every pool, best first.

@@ -1,13 +1,12 @@
 //! `hotset concentrate`: fewer experts for a task.
 
-use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::training::{Dtype, Report, TrainingArgs, interruption, not_negative};
-use crate::concentrate::{Options, Part, Progress, concentrate};
+use super::training::{Report, TrainingArgs, interruption, not_negative};
+use crate::concentrate::{Options, Part, concentrate};
 use crate::failure::Result;
-use crate::training::{Measured, Subject};
+use crate::training::Subject;
 
 /// Train a model to use few experts for the text of a task
 ///
@@ -41,39 +40,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let stop = interruption()?;
-    let training = &args.training;
-    let mut subject = Subject::open(&args.source, &training.text, training.held_out)?;
-    let options = Options {
-        part: args.train,
-        weight: args.weight,
-        keep: args.keep,
-        schedule: training.schedule(0.0),
-        batch: training.batch.into(),
-        window: training.window.into(),
-        seed: training.seed,
-        full: training.dtype == Dtype::F32,
-        every: training.save_every as usize,
-        resume: training.resume,
-    };
-    let mut report = Report::new(training);
-    concentrate(&mut subject, &options, &args.output, &mut report, &stop)?;
-    report.finish();
-    let mut out = stdout().lock();
-    if training.json {
-        let json = serde_json::json!({
-            "checkpoint": args.output, "history": report.history, "seconds": started.elapsed().as_secs_f64(),
-        });
-        return Ok(writeln!(out, "{json}")?);
-    }
-    Ok(writeln!(out, "{}: written after {} steps", args.output.display(), training.steps)?)
-}
-
-impl Progress for Report {
-    fn step(&mut self, step: usize, error: f64) {
-        Report::step(self, step, error);
-    }
-
-    fn check(&mut self, step: usize, measured: &Measured) -> Result<()> {
-        Report::check(self, step, measured)
-    }
+    let subject = Subject::open(&args.source, &args.training.text, args.training.held_out)?;
+    let options = Options { part: args.train, weight: args.weight, keep: args.keep, settings: args.training.settings(0.0) };
+    let mut report = Report::new(&args.training);
+    concentrate(&subject, &options, &args.output, &mut report, &stop)?;
+    report.finish(&args.output, started)
 }

@@ -2,17 +2,19 @@
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use bytesize::ByteSize;
 use hotset::bundle::Manifest;
-use hotset::profile::{KeepOptions, Kept};
+use hotset::plan::Semantics;
+use hotset::profile::{Criterion, KeepOptions, Kept, Profile};
 use serde_json::json;
 
 use crate::evaluation::Sample;
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, KeepArgs};
+use crate::options::DeviceArgs;
 use crate::profiling::load;
-use crate::prune::{Chosen, Goal, Search};
+use crate::prune::{Chosen, Dropped, Goal, Joining, Search, heirs};
 use crate::{interrupt, progress};
 
 /// Leave out the experts that a kind of text does without
@@ -52,10 +54,63 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    choice: KeepArgs,
+    /// contribution: what experts add to the stream; gate-mass: the sum of their weights; frequency: how often they are chosen; saliency:
+    /// what they add when they are chosen; merge: by frequency, and dropped experts are merged into the most similar ones; recombine: by
+    /// contribution, and neurons of dropped experts join similar ones [default: contribution; with --text, the best of the first four]
+    #[arg(long, value_name = "CRITERION", help_heading = "Which experts stay")]
+    criterion: Option<Way>,
+    /// masked: what the others weigh stays as it is; deleted: they share what the dropped ones weighed [default: masked; with --text, the
+    /// better one]
+    #[arg(long, value_name = "SEMANTICS", help_heading = "Which experts stay")]
+    semantics: Option<Semantics>,
+    /// Only what this text of the profile uses counts (may be given several times) [default: all]
+    #[arg(long = "for", value_name = "NAME", help_heading = "Which experts stay")]
+    texts: Vec<String>,
+    /// Keep the same share of every layer
+    #[arg(long, help_heading = "Which experts stay")]
+    uniform: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+/// How experts are ranked, and what becomes of those that are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Way {
+    criterion: Criterion,
+    dropped: Dropped,
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(s: &str) -> std::result::Result<Way, String> {
+        match s {
+            "merge" => Ok(Way { criterion: Criterion::Frequency, dropped: Dropped::Merged }),
+            "recombine" => Ok(Way { criterion: Criterion::Contribution, dropped: Dropped::Recombined }),
+            _ => match s.parse() {
+                Ok(criterion) => Ok(Way { criterion, dropped: Dropped::LeftOut }),
+                Err(e) => Err(format!("{e}, merge and recombine")),
+            },
+        }
+    }
+}
+
+impl Args {
+    /// The ways of ranking to try.
+    fn ways(&self, profile: &Profile) -> Vec<KeepOptions> {
+        let criteria: Vec<Criterion> = match self.criterion {
+            Some(way) => vec![way.criterion],
+            None => Criterion::ALL.into_iter().filter(|c| profile.has(*c)).collect(),
+        };
+        let semantics = self.semantics.map_or(Semantics::ALL.to_vec(), |s| vec![s]);
+        let way = |criterion| {
+            let of = move |&semantics: &Semantics| (criterion, semantics);
+            semantics.iter().map(of).collect::<Vec<_>>()
+        };
+        let options =
+            |(criterion, semantics)| KeepOptions { keep: 1.0, criterion, semantics, texts: self.texts.clone(), uniform: self.uniform };
+        criteria.into_iter().flat_map(way).map(options).collect()
+    }
 }
 
 /// Runs the command.
@@ -76,15 +131,33 @@ pub(crate) fn run(args: Args) -> Result<()> {
             eprintln!("{:.1} % by {}: {loss:.4} nats per token", options.keep * 100.0, describe(options));
         }
     };
-    let ways = args.choice.ways(&profile);
+    let ways = args.ways(&profile);
+    let dropped = args.criterion.map_or(Dropped::LeftOut, |way| way.dropped);
     let search = Search { engine: &engine, profile: &profile, samples: &samples, context: args.context, ways, stop: &stop, tried: &tried };
     let chosen = search.run(goal)?;
-    let view = engine.bundle().pruned(&chosen.kept)?;
-    let [before, after] = [&Kept::all(engine.plan()), &chosen.kept].map(|kept| kept.bytes(engine.bundle()));
+    let bundle = engine.bundle();
+    let heirs = if dropped == Dropped::LeftOut { Vec::new() } else { heirs(bundle, &chosen.kept)? };
+    let view = match dropped {
+        Dropped::LeftOut | Dropped::Recombined => bundle.pruned(&chosen.kept)?,
+        Dropped::Merged => bundle.merged(&chosen.kept, &heirs)?,
+    };
+    let used = profile.used(bundle.plan(), &args.texts);
+    let joining: Vec<Joining<'_>> =
+        heirs.iter().enumerate().map(|(pool, heirs)| Joining::new(bundle, pool, &chosen.kept, heirs, &used[pool])).collect();
+    let [before, after] = [&Kept::all(bundle.plan()), &chosen.kept].map(|kept| kept.bytes(bundle));
     let (share, texts) = (after as f64 / before as f64, profile.texts.keys().cloned().collect::<Vec<_>>().join(", "));
-    let history = format!("pruned to {:.1} % of the experts' bytes by {} for {texts}", share * 100.0, describe(&chosen.options));
+    let joined = match dropped {
+        Dropped::LeftOut => "",
+        Dropped::Merged => ", the others merged into similar ones",
+        Dropped::Recombined => ", the neurons of others joined to similar ones",
+    };
+    let history = format!("pruned to {:.1} % of the experts' bytes by {} for {texts}{joined}", share * 100.0, describe(&chosen.options));
     let bar = progress::bytes();
-    let manifest = view.write(&args.output, &history, |done, all| {
+    let change = |pool: usize, record: u32, bytes: &mut [u8]| match joining.get(pool) {
+        None => Ok(()),
+        Some(joining) => joining.join(dropped, record as usize, bytes).map_err(|e| hotset::Error::Input(e.to_string())),
+    };
+    let manifest = view.write_with(&args.output, &history, change, |done, all| {
         bar.set_length(all);
         bar.set_position(done);
     })?;

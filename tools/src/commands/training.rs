@@ -1,16 +1,18 @@
 //! What the commands that train have in common.
 
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::failure::{Failure, Result};
 use crate::progress;
-use crate::training::{Measured, Schedule};
+use crate::training::{Measured, Progress, Schedule, Settings};
 
 /// Set by Ctrl-C: work ends at the next good place.
 pub(super) fn interruption() -> Result<Arc<AtomicBool>> {
@@ -80,8 +82,16 @@ pub(super) struct TrainingArgs {
 }
 
 impl TrainingArgs {
-    pub(super) fn schedule(&self, decay: f64) -> Schedule {
-        Schedule { steps: self.steps as usize, rate: self.lr, decay }
+    pub(super) fn settings(&self, decay: f64) -> Settings {
+        Settings {
+            schedule: Schedule { steps: self.steps as usize, rate: self.lr, decay },
+            batch: self.batch.into(),
+            window: self.window.into(),
+            seed: self.seed,
+            full: self.dtype == Dtype::F32,
+            every: self.save_every as usize,
+            resume: self.resume,
+        }
     }
 }
 
@@ -89,34 +99,52 @@ impl TrainingArgs {
 pub(super) struct Report {
     bar: ProgressBar,
     json: bool,
-    pub(super) history: Vec<Check>,
+    history: Vec<Check>,
+    /// Held-out tokens that were predicted.
+    tokens: usize,
 }
 
 /// A look at held-out text.
 #[derive(Serialize)]
-pub(super) struct Check {
+struct Check {
     step: usize,
     /// In nats per token.
-    pub(super) loss: f64,
+    loss: f64,
     /// Effective number of experts, the mean over routers of attention.
-    pub(super) attention_experts: Option<f64>,
+    attention_experts: Option<f64>,
     /// The same of feed-forward layers.
-    pub(super) ffn_experts: Option<f64>,
+    ffn_experts: Option<f64>,
 }
 
 impl Report {
     pub(super) fn new(args: &TrainingArgs) -> Report {
-        Report { bar: progress::steps(args.steps as usize), json: args.json, history: Vec::new() }
+        Report { bar: progress::steps(args.steps as usize), json: args.json, history: Vec::new(), tokens: 0 }
     }
 
-    pub(super) fn step(&self, step: usize, error: f64) {
+    /// Ends the report: where the result is, and what came of it.
+    pub(super) fn finish(&self, output: &Path, started: Instant) -> Result<()> {
+        self.bar.finish_and_clear();
+        let mut out = stdout().lock();
+        if self.json {
+            let json = json!({
+                "checkpoint": output, "held_out_tokens": self.tokens, "history": self.history, "seconds": started.elapsed().as_secs_f64(),
+            });
+            return Ok(writeln!(out, "{json}")?);
+        }
+        Ok(writeln!(out, "{}: written; measured on {} held-out tokens", output.display(), self.tokens)?)
+    }
+}
+
+impl Progress for Report {
+    fn step(&mut self, step: usize, error: f64) {
         self.bar.set_position(step as u64);
         self.bar.set_message(format!("{error:.3}"));
     }
 
-    pub(super) fn check(&mut self, step: usize, measured: &Measured) -> Result<()> {
+    fn check(&mut self, step: usize, measured: &Measured) -> Result<()> {
         let &Measured { loss, attention, ffn, .. } = measured;
         let first = self.history.is_empty();
+        self.tokens = measured.tokens;
         self.history.push(Check { step, loss, attention_experts: attention, ffn_experts: ffn });
         if self.json {
             return Ok(());
@@ -134,9 +162,5 @@ impl Report {
             columns.iter().flatten().try_for_each(|(_, n)| write!(out, "{n:>15.2}"))?;
             writeln!(out)
         })?)
-    }
-
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }

@@ -9,7 +9,7 @@ use hotset::{Engine, EngineOptions, SessionOptions};
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::training::{Model, Schedule};
+use crate::training::{Batches, Model, Schedule};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)

@@ -3,6 +3,8 @@
 //! A profile ranks experts in several ways. Which is best differs between models and texts, so where there is text to measure with, the
 //! ways are tried; each costs a reading of the text and no rewriting, because a session can do without experts of a whole bundle.
 
+mod merge;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hotset::Engine;
@@ -11,6 +13,8 @@ use hotset::profile::{KeepOptions, Kept, Profile};
 use crate::evaluation::Sample;
 use crate::failure::{Failure, Result};
 use crate::profiling::loss;
+
+pub(crate) use merge::{Dropped, Joining, heirs};
 
 /// How closely a share is searched for.
 const STEPS: u32 = 7;

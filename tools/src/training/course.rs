@@ -80,3 +80,65 @@ impl Course<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use candle_core::{Device, Var};
+    use serde_json::Map;
+
+    use super::super::{Batches, Schedule};
+    use super::*;
+    use crate::random::Random;
+
+    /// A parabola that has no bottom after a number of steps.
+    struct Parabola {
+        x: Var,
+        cliff: usize,
+        made: usize,
+    }
+
+    impl Lesson for Parabola {
+        fn objective(&self, _: &Batch) -> Result<Objective> {
+            let loss = (self.x.sqr()?.sum_all()? * if self.made == self.cliff { f64::NAN } else { 1.0 })?;
+            Ok(Objective { error: loss.clone(), loss })
+        }
+
+        fn made(&mut self, step: usize, _: f64) {
+            self.made = step;
+        }
+
+        fn check(&mut self, _: usize) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn optimiser() -> (Var, Optimiser) {
+        let x = Var::new(&[3.0f32, -2.0], &Device::Cpu).unwrap();
+        let schedule = Schedule { steps: 20, rate: 0.1, decay: 0.0 };
+        (x.clone(), Optimiser::new([("x".to_owned(), x)].into(), schedule).unwrap())
+    }
+
+    /// When the loss is no number any more, the state is that of the last weights with a loss that was one.
+    #[test]
+    fn the_last_good_state_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let keeper = Keeper::new(&dir.path().join("out"), Map::new(), false).unwrap();
+        let (stop, tokens) = (AtomicBool::new(false), [0; 9]);
+        let batches = || Batches::new(&tokens, None, 2).unwrap();
+        let course = Course { steps: 20, keeper: Some((&keeper, 3)), stop: &stop };
+        let (x, mut first) = optimiser();
+        let failure = course.run(&mut first, batches().shuffled(1, Random(1)), &mut Parabola { x, cliff: 9, made: 0 });
+        assert!(failure.unwrap_err().to_string().contains("at step 10"));
+
+        // The weights after nine steps have no loss; those after six do.
+        let (x, mut second) = optimiser();
+        keeper.restore(&mut second).unwrap();
+        assert_eq!(second.steps_made(), 6);
+        let (y, mut third) = optimiser();
+        let short = Course { steps: 6, keeper: None, stop: &stop };
+        short.run(&mut third, batches().shuffled(1, Random(1)), &mut Parabola { x: y.clone(), cliff: 99, made: 0 }).unwrap();
+        assert_eq!(x.to_vec1::<f32>().unwrap(), y.to_vec1::<f32>().unwrap());
+    }
+}

@@ -15,6 +15,7 @@ mod optimiser;
 mod output;
 mod stored;
 mod subject;
+mod teaching;
 mod texts;
 mod weights;
 
@@ -27,5 +28,6 @@ pub(crate) use optimiser::{Optimiser, Schedule};
 pub(crate) use output::Folder;
 pub(crate) use stored::{Stored, updated};
 pub(crate) use subject::Subject;
+pub(crate) use teaching::{Progress, Settings, Teaching, WINDOWS};
 pub(crate) use texts::Texts;
 pub(crate) use weights::Weights;

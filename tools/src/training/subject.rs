@@ -31,11 +31,6 @@ impl Subject {
         Weights::read(&self.checkpoint, self.model.tensors().iter())
     }
 
-    /// Positions that the model was trained for, if known.
-    pub(crate) fn context(&self) -> Option<usize> {
-        self.model.import().plan.context.map(|n| n as usize)
-    }
-
     /// Tells checkpoints apart by their configuration and their weights.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = Hasher::new();

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Result};
 
 /// Tokens of all texts together.
 pub(crate) struct Texts {
-    bos: Option<u32>,
+    pub(crate) bos: Option<u32>,
     /// Tokens to learn from.
     pub(crate) learned: Vec<u32>,
     /// Tokens to measure with, from the end of each text.

@@ -78,13 +78,15 @@ impl Interpreter {
         tensors::of_experts(&self.import)
     }
 
-    /// From now on routers choose only experts that `kept` names. Their values stay those over all experts.
-    pub(crate) fn close(&mut self, kept: &Kept) {
-        for routed in self.import.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()) {
-            let (pool, kept) = (&self.import.plan.pools[routed.pool as usize], &kept.pools[routed.pool as usize]);
+    /// The same model with routers that choose only experts that `kept` names. Their values stay those over all experts.
+    pub(crate) fn closed(&self, kept: &Kept) -> Interpreter {
+        let mut import = self.import.clone();
+        for routed in import.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()) {
+            let (pool, kept) = (&import.plan.pools[routed.pool as usize], &kept.pools[routed.pool as usize]);
             let experts: Vec<u32> = (0..pool.experts()).filter(|e| !kept.contains(e)).collect();
             routed.router.pruned = (!experts.is_empty()).then_some(Pruned { experts, semantics: Semantics::Masked });
         }
+        Interpreter { import }
     }
 
     /// Runs the tokens `[B, T]`, each window for itself.

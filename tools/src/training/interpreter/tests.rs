@@ -67,3 +67,52 @@ fn logits_agree_with_the_original_implementations() {
     }
     eprintln!("agreed: {agreed:?}\nrefused: {refused:#?}");
 }
+
+/// Gradients of every kind of tensor agree with finite differences, in plans of several families.
+#[test]
+fn gradients_agree_with_finite_differences() {
+    for case in ["moduleformer", "moduleformer_gmm", "jetmoe", "mixtral_window", "qwen2_moe", "glm4_moe", "olmoe_gqa_clip", "rmoe_gru"] {
+        let (interpreter, weights) = open(case).unwrap();
+        let (tokens, _) = reference(case);
+        let last = tokens.dim(1).unwrap() - 1;
+        let (inputs, targets) = (tokens.narrow(1, 0, last).unwrap(), tokens.narrow(1, 1, last).unwrap().flatten_all().unwrap());
+        let (weights, variables) = weights.trainable(|_| true).unwrap();
+        let forward = || interpreter.forward(&weights, &inputs).unwrap();
+        let loss = |pass: &Pass| cross_entropy(&pass.logits, &targets).unwrap();
+        let before = forward();
+        let gradients = loss(&before).backward().unwrap();
+        let mut compared = 0;
+        for (name, variable) in &variables {
+            let Some(gradient) = gradients.get(variable) else {
+                // Constants that only select, and routers whose weights sum to one over one expert.
+                assert!(name.contains("bias") || name.contains("gate"), "{case}: {name} has no gradient");
+                continue;
+            };
+            let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            let values: Vec<f32> = variable.flatten_all().unwrap().to_vec1().unwrap();
+            let length = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            if length < 1e-4 {
+                continue;
+            }
+            // Along its own direction the loss changes by the gradient's length.
+            let step = 2e-3;
+            let at = |side: f32| {
+                let moved: Vec<f32> = values.iter().zip(&gradient).map(|(v, g)| v + side * step * g / length).collect();
+                variable.set(&Tensor::from_vec(moved, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+                let pass = forward();
+                let same = pass.routings.iter().zip(&before.routings).all(|(a, b)| a.chosen == b.chosen);
+                (f64::from(loss(&pass).to_scalar::<f32>().unwrap()), same)
+            };
+            let ((up, same_up), (down, same_down)) = (at(1.0), at(-1.0));
+            variable.set(&Tensor::from_vec(values, variable.shape(), &Device::Cpu).unwrap()).unwrap();
+            // Where the choice of experts changes, the loss has a step.
+            if !same_up || !same_down {
+                continue;
+            }
+            let slope = (up - down) / f64::from(2.0 * step);
+            assert!((slope - f64::from(length)).abs() < 0.03 * f64::from(length) + 1e-3, "{case}: {name}: {slope} against {length}");
+            compared += 1;
+        }
+        assert!(compared * 2 > variables.len(), "{case}: only {compared} of {} tensors could be compared", variables.len());
+    }
+}
