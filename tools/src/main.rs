@@ -6,6 +6,7 @@ mod commands;
 mod concentrate;
 mod documents;
 mod evaluation;
+mod extend;
 mod failure;
 mod import;
 mod interrupt;

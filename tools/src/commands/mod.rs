@@ -7,6 +7,7 @@ mod concentrate;
 mod convert;
 mod devices;
 mod eval;
+mod extend;
 mod inspect;
 mod logits;
 mod moefy;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Synth(synth::Args),
     Moefy(moefy::Args),
     Concentrate(concentrate::Args),
+    Extend(extend::Args),
 }
 
 impl Command {
@@ -63,6 +65,7 @@ impl Command {
             Command::Synth(args) => synth::run(args),
             Command::Moefy(args) => moefy::run(args),
             Command::Concentrate(args) => concentrate::run(args),
+            Command::Extend(args) => extend::run(args),
         }
     }
 }
