@@ -208,13 +208,13 @@ fn nonsense_is_refused_in_a_sentence() {
         bytes
     });
     let anonymous = with("anonymous", &renamed);
-    let target = tiny.path("out.hotset");
+    let (target, nothing) = (tiny.path("out.hotset"), folder.join("nothing"));
     let cases: [(&str, &[&str], &str); 14] = [
         (DEMO, &[], "q4 already, there is nothing to gain by q4"),
         (DEMO, &["--codec", "q8"], "nothing to gain by q8; quantize a bundle of higher precision"),
         (str(&folder), &["--dense-codec", "q8"], "convert it with --codec f16 first"),
         (str(&folder), &["--profile", str(&profile)], "convert it with --codec f16 first"),
-        (str(&folder.join("nothing")), &[], "cannot open"),
+        (str(&nothing), &[], "cannot open"),
         (str(&source), &["--profile", str(&profile)], "no activations beside it"),
         (str(&source), &["--profile", str(&demo)], "profile of another bundle"),
         (str(&source), &["--profile", str(&profile), "--hot", "1.5"], "choose 0 to 1"),
