@@ -113,7 +113,7 @@ fn choose(subject: &Subject, weights: &Weights, keep: f64, settings: &Settings) 
         }
     }
     let texts = BTreeMap::from([("text".to_owned(), usage)]);
-    let profile = Profile { version: profile::VERSION, fingerprint: String::new(), model: String::new(), texts, losses: None };
+    let profile = Profile { version: profile::VERSION, fingerprint: String::new(), model: String::new(), sizes: None, texts, losses: None };
     let matrices = |pool: usize| plan.pools[pool].expert.matrices(plan.width);
     let size = |pool: usize| matrices(pool).iter().map(|&(_, rows, cols)| u64::from(rows) * u64::from(cols)).sum();
     Ok(profile.keep_in(plan, size, &KeepOptions { keep, ..KeepOptions::default() })?)

@@ -21,9 +21,9 @@ impl Recording {
     /// # Errors
     /// When there is a profile of another bundle, or the device cannot tell.
     pub(crate) fn begin(path: PathBuf, name: &'static str, session: &mut Session) -> Result<Recording> {
-        let manifest = session.engine().manifest();
-        let profile = if path.exists() { file::load(&path)? } else { Profile::new(manifest) };
-        profile.check(manifest)?;
+        let bundle = session.engine().bundle();
+        let profile = if path.exists() { file::load(&path)? } else { Profile::new(bundle) };
+        profile.check(bundle.manifest())?;
         session.record_use()?;
         Ok(Recording { path, profile, name })
     }

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const KINDS = { attention: "Attention", "feed-forward": "Feed-forward" };
-const MEASURES = { selections: "how often it is chosen", gate: "weight it is given", saliency: "weight × size of its output" };
+const MEASURES = { selections: "how often it is chosen", gate: "weight it is given", saliency: "what it adds to the stream" };
 
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const mean = (values) => (values.length ? sum(values) / values.length : 0);
@@ -12,7 +12,7 @@ const sorted = (values) => [...values].sort((a, b) => b - a);
 const stepsOf = (kind) =>
   data.steps.map((s, index) => ({ ...s, index, layer: s.name.match(/\d+/)?.[0] ?? String(index) })).filter((s) => s.kind === kind);
 const kinds = () => Object.keys(KINDS).filter((kind) => stepsOf(kind).length);
-const expertsOf = (step) => data.pools[step.pool].experts;
+const expertsOf = (step) => step.experts;
 
 // A text's name, with its profile's where there are two.
 const title = (text) => (data.profiles.length > 1 ? `${data.profiles[text.profile]} · ${text.name}` : text.name);
@@ -52,7 +52,7 @@ const working = (text, steps, y, measure) => mean(steps.map((s) => reach(curve(s
 // The ids of a step's more used half.
 function topHalf(values) {
   const order = values.map((v, i) => [v, i]).sort((a, b) => b[0] - a[0] || a[1] - b[1]);
-  return new Set(order.slice(0, Math.max(1, values.length >> 1)).map(([, i]) => i));
+  return new Set(order.slice(0, Math.ceil(values.length / 2)).map(([, i]) => i));
 }
 // The share of `a`'s more used half that is also in `b`'s.
 function overlap(a, b, step, measure) {

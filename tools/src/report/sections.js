@@ -20,12 +20,12 @@ function about() {
 }
 
 function texts() {
-  const chunks = data.texts[0].chunks.map((c) => c.tokens);
+  const chunks = [...new Set(data.texts.flatMap((t) => t.chunks.map((c) => c.tokens)))];
   const head = ["Text", "tokens", ...kinds().flatMap((k) => [`half of ${KINDS[k].toLowerCase()} work`, "90 % of it"]), ...chunks.map((n) => `${n} tokens use`)];
   const rows = data.texts.map((t) => [
     title(t), number(t.tokens),
     ...kinds().flatMap((k) => [0.5, 0.9].map((y) => percent(working(t, stepsOf(k), y, chosen.measure)))),
-    ...chunks.map((n) => percent(t.chunks.find((c) => c.tokens === n)?.share ?? 0))]);
+    ...chunks.map((n) => t.chunks.find((c) => c.tokens === n)).map((c) => (c ? percent(c.share) : "–"))]);
   place("texts", el("div", { class: "card" }, table("Texts", head, rows),
     el("p", { class: "note" }, "Shares of experts, in the mean over layers."
       + (chunks.length ? " The last columns: of all experts of a layer, those that so many neighbouring tokens use together, which is what a prompt must bring into memory." : ""))));
