@@ -24,6 +24,7 @@ mod saving;
 mod score;
 mod synth;
 mod terminal;
+mod train;
 mod training;
 
 use std::process::ExitCode;

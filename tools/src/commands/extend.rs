@@ -38,14 +38,14 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let stop = interruption()?;
-    let subject = Subject::open(&args.source, &args.training.text, args.training.held_out)?;
+    let subject = Subject::open(&args.source, &args.training.text, args.training.course.held_out)?;
     let options = Options {
         experts: args.experts.into(),
         attention_experts: args.attention_experts.unwrap_or(args.experts).into(),
         weight: args.weight,
-        settings: args.training.settings(0.0),
+        settings: args.training.course.settings(0.0),
     };
-    let mut report = Report::new(&args.training);
+    let mut report = Report::new(&args.training.course);
     extend(&subject, &options, &args.output, &mut report, &stop)?;
     report.finish(&args.output, started)
 }

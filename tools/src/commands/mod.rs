@@ -18,6 +18,7 @@ mod replay;
 mod run;
 mod synth;
 mod trace;
+mod train;
 mod training;
 
 use crate::failure::Result;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     Moefy(moefy::Args),
     Concentrate(concentrate::Args),
     Extend(extend::Args),
+    Train(train::Args),
 }
 
 impl Command {
@@ -66,6 +68,7 @@ impl Command {
             Command::Moefy(args) => moefy::run(args),
             Command::Concentrate(args) => concentrate::run(args),
             Command::Extend(args) => extend::run(args),
+            Command::Train(args) => train::run(args),
         }
     }
 }

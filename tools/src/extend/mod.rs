@@ -47,6 +47,7 @@ pub(crate) fn extend(
         "--experts": experts, "--attention-experts": attention_experts, "--weight": weight,
         "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
     }));
+    let (text, held) = subject.windows(settings.window)?;
     let keeper = Keeper::new(target, identity, settings.resume)?;
     let old = subject.weights()?;
     let model = Interpreter::new(growth.import)?;
@@ -60,7 +61,7 @@ pub(crate) fn extend(
         keeper: &keeper,
         stop,
     };
-    teaching.run(Optimiser::new(new.clone(), settings.schedule)?, &subject.texts, progress)?;
+    teaching.run(Optimiser::new(new.clone(), settings.schedule)?, text.shuffled(settings.batch, settings.random()), &held, progress)?;
     let stored = stored(subject, &growth.parts, &new, settings.full)?;
     folder.finish(&subject.checkpoint, &settings.config(&growth.config), stored)?;
     keeper.remove()

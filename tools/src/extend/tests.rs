@@ -147,7 +147,7 @@ fn what_cannot_grow_is_refused() {
         ("llama", 2, "no experts"),
         ("jetmoe", 3, "--attention-experts"),
         ("glm4_moe_norm_groups", 2, "groups"),
-        ("blockffn_sum_linear", 2, "norm over a router's logits"),
+        ("blockffn_sum_linear", 2, "in tensors of their own"),
     ] {
         let failure = grow(&subject(case), attention, 2).err().map(|f| f.to_string()).unwrap_or_default();
         assert!(failure.contains(named), "{case}: {failure}");
