@@ -84,10 +84,18 @@ impl Engine {
     /// # Errors
     /// When the file is not a usable bundle, there is no such device, or the device has no room for the model.
     pub fn open(path: impl AsRef<Path>, options: &EngineOptions) -> Result<Engine> {
+        Engine::of_bundle(Bundle::open(path)?, options)
+    }
+
+    /// Makes an open bundle ready on a device: one that was [pruned](Bundle::pruned), say.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_bundle(bundle: Bundle, options: &EngineOptions) -> Result<Engine> {
         if let Some(n) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::Input(format!("{n} threads are impossible; choose 1 to {MAX_THREADS}")));
         }
-        let mut bundle = Arc::new(Bundle::open(path)?);
+        let mut bundle = Arc::new(bundle);
         let model = ready(&mut bundle, options)?;
         if let Some(heat) = &options.paging.heat {
             model.set_heat(heat)?;

@@ -67,6 +67,7 @@ pub mod gpu;
 pub mod model;
 mod paging;
 pub mod plan;
+pub mod profile;
 mod reading;
 mod session;
 pub mod text;

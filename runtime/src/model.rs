@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
-use crate::plan::{Rule, Select};
+use crate::plan::{Router, Rule};
+use crate::profile::{Activations, Usage};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -32,14 +33,12 @@ pub trait Model: Send + Sync {
         Err(not_paged())
     }
 
-    /// This model with an adapter: `bundle` is its own one, [adapted](Bundle::adapted). Everything else is shared, budgets included.
+    /// This model as a session wants it: `bundle` is its own one, [adapted](Bundle::adapted) or [masked](Bundle::masked). Everything else is
+    /// shared, budgets included.
     ///
     /// # Errors
     /// When this device cannot run adapters.
-    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
-        let _ = bundle;
-        Err(Error::Input("adapters run on the CPU only; open the bundle there".into()))
-    }
+    fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>>;
 
     /// What was learned about which experts are used, as JSON for [`set_heat`](Self::set_heat); `None` when all are resident.
     fn heat(&self) -> Option<String> {
@@ -90,6 +89,32 @@ pub trait Run: Send {
     fn take_passes(&mut self) -> Vec<Pass> {
         Vec::new()
     }
+
+    /// From now on counts which experts tokens use, for [`take_use`](Self::take_use).
+    ///
+    /// # Errors
+    /// When this device cannot tell.
+    fn record_use(&mut self) -> Result<()> {
+        Err(Error::Input("this device does not record what is used; use the CPU".into()))
+    }
+
+    /// What the tokens of calls that succeeded used since recording began or since the last call. `None` while nothing is recorded.
+    fn take_use(&mut self) -> Option<Usage> {
+        None
+    }
+
+    /// From now on measures how large the values are that experts are given, for [`take_activations`](Self::take_activations).
+    ///
+    /// # Errors
+    /// When this device cannot tell.
+    fn record_activations(&mut self) -> Result<()> {
+        Err(Error::Input("this device does not measure what experts are given; use the CPU".into()))
+    }
+
+    /// What experts were given since recording began or since the last call, by calls that failed too. `None` while nothing is recorded.
+    fn take_activations(&mut self) -> Option<Activations> {
+        None
+    }
 }
 
 /// How a [`Run`] keeps its caches.
@@ -125,10 +150,10 @@ pub enum Routing {
 }
 
 impl Routing {
-    /// The rule in force for a router that selects so among `experts`.
-    pub fn rule(self, select: &Select, experts: u32) -> Rule {
-        let available = select.available(experts);
-        match (self, select.rule) {
+    /// The rule in force for a router of a pool of `experts`.
+    pub fn rule(self, router: &Router, experts: u32) -> Rule {
+        let available = router.available(experts);
+        match (self, router.select.rule) {
             (Routing::TopK(k), Rule::TopK { .. }) => Rule::TopK { k: k.clamp(1, available) },
             (Routing::Rank(rank), Rule::TopK { .. }) => Rule::Rank { rank: rank.min(available - 1) },
             (_, rule) => rule,

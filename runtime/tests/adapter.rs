@@ -115,8 +115,8 @@ impl Draw {
         let before = logits(&ReferenceModel::new(plain.clone()));
         assert!(distance(&before, &want) > 1e-2, "the adapter changes nothing");
         let executors: [Box<dyn hotset::model::Model>; 2] = [
-            ReferenceModel::new(plain.clone()).adapted(adapted.clone()).unwrap(),
-            CpuModel::new(plain, Some(2)).unwrap().adapted(adapted).unwrap(),
+            ReferenceModel::new(plain.clone()).view(adapted.clone()).unwrap(),
+            CpuModel::new(plain, Some(2)).unwrap().view(adapted).unwrap(),
         ];
         for model in executors {
             let distance = distance(&logits(model.as_ref()), &want);

@@ -84,7 +84,7 @@ fn spacious_plans(dir: &Path, n: usize) -> impl Iterator<Item = (u64, Arc<Bundle
         routed.peek().is_some()
             && routed.all(|r| {
                 let pool = &plan.pools[r.pool as usize];
-                2 * r.router.select.rule.max_routes(pool.experts()) <= pool.records
+                2 * r.router.max_routes(pool.experts()) <= pool.records
             })
     };
     plans_where(dir, n, spacious)

@@ -5,13 +5,13 @@ mod support;
 use hotset::codec::Codec;
 use hotset::cpu::reference::ReferenceModel;
 use hotset::model::{Model, Output, RunOptions, Want};
-use hotset::plan::{AttentionKind, Feature, Join, Part, Plan, Rule, Score, Transform, Value, Work};
+use hotset::plan::{AttentionKind, Feature, Join, Part, Plan, Rule, Score, Semantics, Transform, Value, Work};
 use std::sync::Arc;
 
 /// What should turn up, and whether a plan has it.
 type Kind = (&'static str, fn(&Plan) -> bool);
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 21] = [
     ("routed stick-breaking", |p| attention(p, |a| a.kind == AttentionKind::StickBreaking && a.q == Part::Expert)),
     ("tied keys and values", |p| attention(p, |a| a.k == Part::Input && p.states[a.state as usize].tied)),
     ("rotation, norm and window", |p| attention(p, |a| a.rotation.is_some() && a.q_norm.is_some() && a.window.is_some())),
@@ -32,6 +32,8 @@ const KINDS: [Kind; 19] = [
     ("routes of variable length", |p| router(p, |r| matches!(r.select.rule, Rule::TopP { .. } | Rule::NonZero))),
     ("normalised rectified logits", |p| router(p, |r| matches!(r.transform, Some(Transform::Relu { norm: Some(_) })))),
     ("groups and a selection bias", |p| router(p, |r| r.select.groups.is_some() && r.select.bias.is_some())),
+    ("masked experts", |p| router(p, |r| r.pruned.as_ref().is_some_and(|p| p.semantics == Semantics::Masked))),
+    ("deleted experts", |p| router(p, |r| r.pruned.as_ref().is_some_and(|p| p.semantics == Semantics::Deleted))),
     ("close rivals", |p| router(p, |r| matches!(r.weigh.by, Value::SoftmaxClose { .. }))),
 ];
 

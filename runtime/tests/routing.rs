@@ -19,7 +19,7 @@ fn devices() -> Vec<Device> {
 fn top_k(plan: &Plan) -> impl Iterator<Item = (u32, u32)> {
     let routed = plan.steps.iter().filter_map(|s| s.routed.as_ref());
     routed.filter_map(|r| match r.router.select.rule {
-        Rule::TopK { k } => Some((k, r.router.select.available(plan.pools[r.pool as usize].experts()))),
+        Rule::TopK { k } => Some((k, r.router.available(plan.pools[r.pool as usize].experts()))),
         _ => None,
     })
 }

@@ -11,6 +11,10 @@ const SIGMOID = 2u;
 const SOFTMAX_SELECTED = 3u;
 const SOFTMAX_CLOSE = 4u;
 
+// Bits of what becomes of logits.
+const RELU = 1u; // negative ones become 0
+const DELETE = 2u; // pruned experts are out of every sum too
+
 // Rules.
 const TOP_K = 0u;
 const TOP_P = 1u;
@@ -24,7 +28,7 @@ struct Params {
     routes: u32, // entries of a token
     cosine: u32, // elements of a token's `hidden` by whose length logits are divided; 0: they are not
     hidden_stride: u32,
-    relu: u32, // 1: negative logits become 0
+    change: u32, // what becomes of logits: RELU, DELETE or both
     norm: u32, // of all logits, 0: none
     norm_weight: u32, // in `vectors`
     norm_bias: u32, // likewise, or NONE
@@ -48,6 +52,7 @@ struct Params {
     floor: f32, // the least that is divided by
     scale: f32,
     table: u32, // the pool's first entry of `slot_of`
+    mask: u32, // first word of the pruned experts' bits in `choices`, or NONE
     latch: u32, // what a missing expert sets the latch to; 0: nobody waits for it
     choice: u32, // where `choices` takes this one, or NONE
 }
@@ -60,7 +65,7 @@ var<immediate> params: Params;
 @group(0) @binding(3) var<storage, read> slot_of: array<u32>; // [pool, expert]
 @group(0) @binding(4) var<storage, read_write> ids: array<u32>; // [tokens, routes]: NONE where there is nothing to compute
 @group(0) @binding(5) var<storage, read_write> weights: array<f32>; // [tokens, routes]
-@group(0) @binding(6) var<storage, read_write> choices: array<u32>; // for each step, what a single token chose
+@group(0) @binding(6) var<storage, read_write> choices: array<u32>; // for each step, what a single token chose; then the masks
 
 const NONE = 0xffffffffu;
 const MISSING = 0xffffffffu; // in `slot_of`
@@ -114,6 +119,11 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3u) {
     }
 }
 
+// Whether an expert is not chosen any more.
+fn pruned(e: u32) -> bool {
+    return params.mask != NONE && (choices[params.mask + e / 32u] >> (e % 32u) & 1u) == 1u;
+}
+
 // Fills `chosen` by the rule and returns how many there are.
 fn choose(lane: Lane, row: u32, scope: Scope) -> u32 {
     let most = select(params.routes, params.rank + 1u, params.rule == RANK);
@@ -125,7 +135,7 @@ fn choose(lane: Lane, row: u32, scope: Scope) -> u32 {
         var mine = NOBODY;
         for (var e = lane.index; e < params.experts; e += LANES) {
             let candidate = Best(compared(row, e, scope), e);
-            let open = may(e) && (params.rule != NON_ZERO || candidate.value != 0.0);
+            let open = may(e) && !pruned(e) && (params.rule != NON_ZERO || candidate.value != 0.0);
             if open && (j == 0u || better(last, candidate)) && better(candidate, mine) {
                 mine = candidate;
             }

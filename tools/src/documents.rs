@@ -10,6 +10,11 @@ use crate::failure::Result;
 /// Line between documents.
 const SEPARATOR: &str = "<|endoftext|>";
 
+/// Whether a line separates documents.
+pub(crate) fn is_separator(line: &str) -> bool {
+    line.trim_end() == SEPARATOR
+}
+
 /// The text at `path`.
 pub(crate) fn read(path: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?)

@@ -4,15 +4,18 @@ use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
 use clap::Args;
-use hotset::bundle::Reading;
+use hotset::bundle::{Bundle, Reading};
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
+use hotset::plan::Semantics;
+use hotset::profile::{Criterion, KeepOptions, Kept};
 use hotset::{
     Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
     SessionOptions,
 };
 
 use crate::failure::{Failure, Result};
+use crate::profiling::load;
 use crate::saving::Saving;
 
 /// File name of the demo bundle.
@@ -85,8 +88,27 @@ impl PagingArgs {
 impl DeviceArgs {
     /// Opens `bundle` on the device.
     pub(crate) fn open(&self, bundle: &Path) -> Result<Engine> {
+        self.open_bundle(Bundle::open(bundle)?)
+    }
+
+    /// Opens `bundle` on the device without the experts that `overlay` leaves out.
+    pub(crate) fn open_with(&self, bundle: &Path, overlay: &OverlayArgs) -> Result<Engine> {
+        self.open_bundle(overlay.apply(Bundle::open(bundle)?)?)
+    }
+
+    /// Opens `bundle` on the CPU, unless another device was asked for: for work that only the CPU does.
+    pub(crate) fn open_on_cpu(&self, bundle: &Path) -> Result<Engine> {
+        let device = if self.device == Device::Auto { Device::Cpu } else { self.device.clone() };
+        Ok(Engine::open(bundle, &EngineOptions { device, ..self.options()? })?)
+    }
+
+    fn open_bundle(&self, bundle: Bundle) -> Result<Engine> {
+        Ok(Engine::of_bundle(bundle, &self.options()?)?)
+    }
+
+    fn options(&self) -> Result<EngineOptions> {
         let &DeviceArgs { ref device, threads, gpu_arithmetic, ref paging } = self;
-        Ok(Engine::open(bundle, &EngineOptions { device: device.clone(), threads, gpu_arithmetic, paging: paging.options()? })?)
+        Ok(EngineOptions { device: device.clone(), threads, gpu_arithmetic, paging: paging.options()? })
     }
 
     /// Keeps what the engine learned, where that was asked for.
@@ -99,6 +121,56 @@ impl DeviceArgs {
     /// Threads that compute on the CPU.
     pub(crate) fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// How a profile ranks experts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which experts stay")]
+pub(crate) struct KeepArgs {
+    /// contribution: what they add to the stream; gate-mass: the sum of their weights; frequency: how often they are chosen; saliency: what
+    /// they add when they are chosen [default: contribution]
+    #[arg(long, value_name = "CRITERION")]
+    criterion: Option<Criterion>,
+    /// masked: what the others weigh stays as it is; deleted: they share what the dropped ones weighed [default: masked]
+    #[arg(long, value_name = "SEMANTICS")]
+    semantics: Option<Semantics>,
+    /// Only what this text of the profile uses counts (may be given several times) [default: all]
+    #[arg(long = "for", value_name = "NAME")]
+    texts: Vec<String>,
+    /// Keep the same share of every layer
+    #[arg(long)]
+    uniform: bool,
+}
+
+impl KeepArgs {
+    /// The way that was asked for, or the default one, at a share.
+    pub(crate) fn options(&self, keep: f64) -> KeepOptions {
+        let &KeepArgs { criterion, semantics, ref texts, uniform } = self;
+        let (criterion, semantics) = (criterion.unwrap_or_default(), semantics.unwrap_or_default());
+        KeepOptions { keep, criterion, semantics, texts: texts.clone(), uniform }
+    }
+}
+
+/// A bundle with fewer experts than its file has.
+#[derive(Debug, Args)]
+pub(crate) struct OverlayArgs {
+    /// Use only the experts that this profile of the bundle ranks highest; the file is not touched
+    #[arg(long, value_name = "P.json", requires = "keep")]
+    profile: Option<PathBuf>,
+    /// As many as make up this share of the experts' bytes, such as 0.5
+    #[arg(long, value_name = "R", requires = "profile")]
+    keep: Option<f64>,
+    #[command(flatten)]
+    choice: KeepArgs,
+}
+
+impl OverlayArgs {
+    fn apply(&self, bundle: Bundle) -> Result<Bundle> {
+        match self.profile.as_ref().zip(self.keep) {
+            None => Ok(bundle),
+            Some((path, keep)) => Ok(bundle.pruned(&load(path)?.keep(&bundle, &self.choice.options(keep))?)?),
+        }
     }
 }
 
@@ -136,20 +208,25 @@ fn self_contrast(text: &str) -> std::result::Result<SelfContrast, String> {
 impl SessionArgs {
     /// Starts a session.
     pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
-        self.start(engine, self.context)
+        self.start(engine, self.context, None)
+    }
+
+    /// Starts a session that does with these experts.
+    pub(crate) fn session_with(&self, engine: &Engine, kept: Option<Kept>) -> Result<Session> {
+        self.start(engine, self.context, kept)
     }
 
     /// Starts a session for `tokens` and nothing after them: models whose positions depend on the conversation's length see the length that
     /// a single pass over these tokens has.
     pub(crate) fn session_for(&self, engine: &Engine, tokens: usize) -> Result<Session> {
-        self.start(engine, self.context.or(Some(tokens.max(1))))
+        self.start(engine, self.context.or(Some(tokens.max(1))), None)
     }
 
-    fn start(&self, engine: &Engine, context: Option<usize>) -> Result<Session> {
+    fn start(&self, engine: &Engine, context: Option<usize>, kept: Option<Kept>) -> Result<Session> {
         let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
         let &SessionArgs { experts_per_token, self_contrast, ref adapter, .. } = self;
         let adapter = adapter.as_ref().map(Adapter::open).transpose()?;
-        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, ..SessionOptions::default() };
+        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, kept, ..SessionOptions::default() };
         Ok(engine.session(&options)?)
     }
 }

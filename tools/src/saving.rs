@@ -25,6 +25,12 @@ impl Saving {
     pub(crate) fn finish(mut self, contents: &[u8]) -> Result<()> {
         let failed = |source| Error::Io { action: "write to", path: self.target.clone(), source };
         self.temporary.write_all(contents).map_err(failed)?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Temporary files are private to their user; this becomes an ordinary one.
+            self.temporary.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        }
         self.temporary.persist(&self.target).map_err(|e| failed(e.error))?;
         Ok(())
     }

@@ -17,7 +17,7 @@ fn top(row: &[f32]) -> usize {
 }
 
 /// Sums over positions of how one model differs from another.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Divergence {
     /// Negative log-likelihood of the other model.
     pub(crate) nll: f64,
@@ -38,6 +38,13 @@ impl Divergence {
         self.kl += other.iter().zip(this).map(term).sum::<f64>();
         self.nll += a - f64::from(other[target as usize]);
         self.agreements += usize::from(top(other) == top(this));
+    }
+
+    /// Adds the positions that `other` counted.
+    pub(crate) fn merge(&mut self, other: &Divergence) {
+        self.nll += other.nll;
+        self.kl += other.kl;
+        self.agreements += other.agreements;
     }
 }
 

@@ -69,6 +69,44 @@ fn eval_against_another_bundle() {
     assert!(hotset(&["eval", str(&a), "--text", str(&text), "--against", str(&ids)]).error().contains("tokenizers"));
 }
 
+/// Texts are measured on their own; their mean is that of all predictions.
+#[test]
+fn eval_of_several_texts() {
+    let tiny = Tiny::new();
+    let (a, b) = (tiny.bundle(), tiny.other_bundle());
+    let (short, long) = (tiny.file("short.txt", "H\u{e9}!"), tiny.file("long.txt", "a longer text, of many more tokens"));
+    let eval = |texts: &[&str], more: &[&str]| {
+        let texts = texts.iter().flat_map(|t| ["--text", t]);
+        ["eval", str(&a), "--device", "cpu"].into_iter().chain(texts).chain(more.iter().copied()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = |texts: &[&str], more: &[&str]| hotset(&eval(texts, more).iter().map(String::as_str).collect::<Vec<_>>());
+    let json = |texts: &[&str], more: &[&str]| serde_json::from_str::<Value>(&run(texts, &[more, &["--json"]].concat()).ok()).unwrap();
+
+    let both = json(&[str(&short), str(&long)], &["--against", str(&b)]);
+    let mut sums = [0.0; 2];
+    for (i, (name, file)) in [("short", &short), ("long", &long)].into_iter().enumerate() {
+        let alone = json(&[str(file)], &["--against", str(&b)]);
+        let (row, tokens) = (&both["texts"][i], alone["tokens"].as_f64().unwrap());
+        assert_eq!(row["name"], name);
+        for figure in ["tokens", "nll", "perplexity", "bits_per_byte", "against"] {
+            assert_eq!((&row[figure], &alone["texts"][0][figure]), (&alone[figure], &alone[figure]), "{name} {figure}");
+        }
+        sums[0] += tokens;
+        sums[1] += tokens * alone["nll"].as_f64().unwrap();
+    }
+    assert_eq!(both["tokens"].as_f64(), Some(sums[0]));
+    assert!((both["nll"].as_f64().unwrap() - sums[1] / sums[0]).abs() < 1e-9);
+
+    let table = run(&[str(&short), str(&long)], &["--against", str(&b)]).ok();
+    let rows: Vec<&str> = table.lines().skip(1).map(|l| l.split_whitespace().next().unwrap()).collect();
+    assert_eq!(rows, ["text", "short", "long", "all"], "{table}");
+    assert!(table.contains("KL") && table.contains("difference"), "{table}");
+    let two_lines = run(&[str(&long)], &[]).ok();
+    assert_eq!(two_lines.lines().count(), 2, "one text is no table: {two_lines}");
+    let empty = tiny.file("empty.txt", "");
+    assert!(run(&[str(&long), str(&empty)], &[]).error().contains("empty.txt has fewer than two tokens"));
+}
+
 #[test]
 fn bench_reports_what_was_asked_for() {
     let tiny = Tiny::new();

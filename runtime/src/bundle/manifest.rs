@@ -145,4 +145,7 @@ pub struct Provenance {
     /// What was done to the weights, in order, such as `converted to q4`.
     #[serde(default)]
     pub history: Vec<String>,
+    /// Fingerprint of the bundle that this one was made from expert by expert: what is known of its experts is true of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }

@@ -16,11 +16,13 @@ mod cost;
 mod file;
 mod header;
 mod manifest;
+mod pruned;
 mod read;
 mod record;
 mod write;
 
 pub use adapter::Adapter;
+pub use cost::Cost;
 pub use file::Reading;
 pub use manifest::{Manifest, Provenance, TensorInfo, Text};
 pub use read::Bundle;

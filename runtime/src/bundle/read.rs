@@ -29,7 +29,7 @@ pub struct Bundle {
     /// The file of an adapter.
     pub(super) adapter: Option<Arc<Mmap>>,
     tokenizer: Option<Range<usize>>,
-    pools: Vec<PoolRegion>,
+    pub(super) pools: Vec<PoolRegion>,
 }
 
 /// Where a dense tensor is.
@@ -43,9 +43,13 @@ pub(super) enum Place {
 
 /// Where the records of one pool are in the file.
 #[derive(Clone)]
-struct PoolRegion {
+pub(super) struct PoolRegion {
     layout: RecordLayout,
     start: usize,
+    /// Records in the file.
+    records: u32,
+    /// For each record of the plan the one in the file; absent where they are the same.
+    pub(super) order: Option<Arc<[u32]>>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -150,7 +154,7 @@ impl Bundle {
     }
 
     /// Bytes of a dense tensor.
-    fn dense(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn dense(&self, name: &str) -> Option<&[u8]> {
         match self.dense.get(name)? {
             Place::File(range) => Some(self.bytes(range)),
             Place::Adapter(range) => self.adapter.as_ref().and_then(|map| map.get(range.clone())),
@@ -191,6 +195,11 @@ impl Bundle {
 
     #[cfg(not(unix))]
     fn forget(&self, _: Range<usize>) {}
+
+    /// Gives back the memory of everything that was read through the mapping; reading it again is possible and merely slower.
+    pub fn release(&self) {
+        self.forget(0..self.map.len());
+    }
 
     /// The file.
     pub fn path(&self) -> &Path {
@@ -266,8 +275,14 @@ impl Bundle {
     pub fn record_range(&self, pool: usize, record: u32) -> Range<usize> {
         assert!(record < self.manifest.plan.pools[pool].records, "record {record} of pool {pool}");
         let p = &self.pools[pool];
+        let record = p.order.as_ref().map_or(record, |order| order[record as usize]);
         let at = p.start + record as usize * p.layout.bytes;
         at..at + p.layout.bytes
+    }
+
+    /// Bytes of all records in the file, those included that a view leaves out.
+    pub(super) fn file_record_bytes(&self) -> u64 {
+        self.pools.iter().map(|p| u64::from(p.records) * p.layout.bytes as u64).sum()
     }
 
     /// The contents of `tokenizer.json`.
@@ -361,7 +376,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Parsed, String> {
         if !start.is_multiple_of(BLOCK) {
             return Err(format!("pools: records of {:?} begin at {start}, not at a multiple of {BLOCK}", pool.name));
         }
-        pools.push(PoolRegion { layout, start });
+        pools.push(PoolRegion { layout, start, records: pool.records, order: None });
     }
     let tokenizer = ranges.get(TOKENIZER).cloned().filter(|_| tokenizer_bytes.is_some());
     let dense = manifest.tensors.keys().map(|n| (n.clone(), ranges[n].clone())).collect();

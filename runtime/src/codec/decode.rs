@@ -25,6 +25,11 @@ impl<'a> Matrix<'a> {
         self.layout
     }
 
+    /// All of it, padding included.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The words of panel `p`: `layout.lines()` lines of 64 bytes.
     pub fn words(&self, p: usize) -> &'a [u8] {
         &self.bytes[p * self.layout.panel_bytes()..][..self.layout.panel_bytes()]

@@ -20,6 +20,7 @@
 
 mod decode;
 mod encode;
+mod scale;
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +92,11 @@ impl Codec {
             Codec::Q8 | Codec::Q4 => 2,
             Codec::Mxfp4 => 1,
         }
+    }
+
+    /// Bits that a weight takes, scales included, padding not.
+    pub const fn bits_per_weight(self) -> f64 {
+        32.0 / self.columns_per_word() as f64 + 8.0 * self.scale_bytes() as f64 / GROUP as f64
     }
 
     /// The name used in manifests and on the command line.

@@ -42,6 +42,8 @@ impl Experts {
             turns: Vec::new(),
             host: None,
             grow: &|_| Ok(()),
+            lengths: None,
+            activations: None,
         };
         let (mut stream, mut input) = (Slab::default(), Batch::default());
         stream.reset(1, x.len());
@@ -56,7 +58,7 @@ impl Experts {
         };
         let work = Worklist::new(&routes, None);
         let groups = groups_of(x.len());
-        let widening = Widening { work: &work, input: input.view(0, groups, 1), groups, forms };
+        let widening = Widening { work: &work, pool: None, input: input.view(0, groups, 1), groups, forms };
         let matrices = work.experts().map(|(r, run)| Ok((run, Matrices::record(&c, pool, bundle.record(pool, r))?)));
         let matrices = matrices.collect::<Result<Vec<_>>>()?;
         let (mut gathered, mut hidden) = (Batch::default(), Batch::default());

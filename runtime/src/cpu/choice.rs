@@ -53,13 +53,17 @@ pub(super) fn keep_best(values: &mut [f32], groups: Groups) {
     }
 }
 
-/// Expert ids by falling value, ties to the lowest id.
+/// Expert ids by falling value, ties to the lowest id; none whose value is −∞: those are out of the question.
 pub(super) fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
     match rule {
-        Rule::TopK { k } => largest(values, k as usize, out),
+        Rule::TopK { k } => {
+            largest(values, k as usize, out);
+            out.retain(|&e| values[e as usize] != f32::NEG_INFINITY);
+        }
         Rule::Rank { rank } => {
             largest(values, rank as usize + 1, out);
-            out.drain(..rank as usize);
+            out.retain(|&e| values[e as usize] != f32::NEG_INFINITY);
+            out.drain(..out.len().min(rank as usize));
         }
         Rule::TopP { p } => {
             sort(values, out);
@@ -100,7 +104,6 @@ fn entropy(values: &[f32], index: f32, epsilon: f32) -> f32 {
 /// All ids by falling value.
 fn sort(values: &[f32], out: &mut Vec<u32>) {
     out.clear();
-    // Those outside the best groups are out of the question.
     out.extend((0..values.len() as u32).filter(|&e| values[e as usize] != f32::NEG_INFINITY));
     out.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]));
 }

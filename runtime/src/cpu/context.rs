@@ -1,15 +1,18 @@
 //! What every part of a forward pass has at hand.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::batch::{Forms, View};
 use super::heads::Turns;
-use super::kernels::Kernels;
+use super::kernels::{Group, Kernels};
 use super::pool::Team;
+use super::routes::{Run, Source, Worklist};
 use crate::bundle::Bundle;
 use crate::codec::{Codec, Matrix};
 use crate::error::{Error, Result};
 use crate::model::RunOptions;
 use crate::plan::{Linear, Role};
+use crate::profile::{Activations, Side};
 use crate::reading::Host;
 
 /// Weights, kernels, threads, and where the batch is in its conversation.
@@ -26,6 +29,10 @@ pub(super) struct Context<'a> {
     pub(super) host: Option<&'a Mutex<Host>>,
     /// Takes bytes for caches that grow by more than a row for each token. Nobody holds the host meanwhile.
     pub(super) grow: &'a (dyn Fn(u64) -> Result<()> + Sync),
+    /// Where a step leaves the length of each route's output, when somebody wants to know.
+    pub(super) lengths: Option<&'a Mutex<Vec<f32>>>,
+    /// Where the squares of what experts are given are summed up, when somebody wants to know.
+    pub(super) activations: Option<&'a Mutex<Activations>>,
 }
 
 /// A matrix, or some consecutive panels of it, with its bias.
@@ -77,6 +84,35 @@ impl<'a> Context<'a> {
     /// The experts' whereabouts, kept from others for the time of a step.
     pub(super) fn host(&self) -> Option<MutexGuard<'a, Host>> {
         self.host.map(Host::lock)
+    }
+
+    /// Tells whoever wants to know what the routes of `work` have brought: `pending` is `[units][rows]`.
+    pub(super) fn tell_lengths(&self, work: &Worklist, pending: &[Group]) {
+        if let Some(lengths) = self.lengths {
+            *lengths.lock().unwrap_or_else(PoisonError::into_inner) = work.lengths(pending);
+        }
+    }
+
+    /// What was told last.
+    pub(super) fn take_lengths(&self) -> Vec<f32> {
+        let take = |lengths: &Mutex<Vec<f32>>| std::mem::take(&mut *lengths.lock().unwrap_or_else(PoisonError::into_inner));
+        self.lengths.map(take).unwrap_or_default()
+    }
+
+    /// The forms in which experts' inputs are wanted besides those for their matrices.
+    pub(super) fn measured(&self) -> Forms {
+        Forms { floats: self.activations.is_some(), rounded: false }
+    }
+
+    /// Measures what the records of `runs` are given, a batch for each run.
+    pub(super) fn measure<'v>(&self, pool: Option<usize>, side: Side, runs: impl IntoIterator<Item = (&'v Run, View<'v>)>) {
+        let Some((pool, activations)) = pool.zip(self.activations) else { return };
+        let mut activations = activations.lock().unwrap_or_else(PoisonError::into_inner);
+        for (run, x) in runs {
+            if let Source::Record(record) = run.source {
+                activations.add((pool, record), side, x.rows, x.floats);
+            }
+        }
     }
 
     /// The tensors of a linear map.

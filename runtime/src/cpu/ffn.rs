@@ -10,6 +10,7 @@ use super::routes::{Routes, Run, Source, Worklist};
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
 use crate::plan::{Activation, Expert, Ffn, Pool, Role, SharedFfn, Step};
+use crate::profile::Side;
 
 /// Space of a feed-forward step, kept between steps.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl<'a> Matrices<'a> {
 
 /// The forms of the input that the step reads, apart from its router.
 pub(super) fn forms(c: &Context<'_>, ffn: &Ffn, pool: Option<&Pool>) -> Result<Forms> {
-    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec));
+    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec).and(c.measured()));
     if let Some(s) = &ffn.shared {
         for l in [s.gate.as_ref(), Some(&s.up), s.weigh.as_ref()].into_iter().flatten() {
             forms = forms.and(adapter::forms(c, l)?);
@@ -83,7 +84,7 @@ pub(super) fn run(
     let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
     let join = Join { work: &work, scale: step.scale, bias };
     let forms = forms(c, ffn, pool.map(|p| &c.bundle.plan().pools[p]))?;
-    let widening = Widening { work: &work, input, groups: groups_of(x.width), forms };
+    let widening = Widening { work: &work, pool, input, groups: groups_of(x.width), forms };
 
     let Some((mut host, pool)) = c.host().zip(pool) else {
         let matrices = |run: &Run| match (run.source, pool) {
@@ -92,7 +93,8 @@ pub(super) fn run(
             (Source::Record(_), None) => Err(no_matrices(step)),
         };
         let all = work.runs.iter().map(|run| Ok((run, matrices(run)?))).collect::<Result<Vec<_>>>()?;
-        join.all(c, &widening.widen(c, &all, gathered, hidden), x);
+        let parts = widening.widen(c, &all, gathered, hidden);
+        join.told(c, &parts, pending, x);
         return Ok(());
     };
 
@@ -106,6 +108,7 @@ pub(super) fn run(
         let wave = wave.into_iter().map(|(run, bytes)| Ok((run, Matrices::record(c, pool, bytes)?))).collect::<Result<Vec<_>>>()?;
         join.some(c, &widening.widen(c, &wave, gathered, hidden), pending);
     }
+    c.tell_lengths(&work, pending);
     join.sum(c, pending, x);
     Ok(())
 }
@@ -117,6 +120,8 @@ fn no_matrices(step: &Step) -> Error {
 /// The first half of an expert: from the step's input to its hidden layer.
 pub(super) struct Widening<'a> {
     pub(super) work: &'a Worklist,
+    /// The pool whose records are used, where they may be measured.
+    pub(super) pool: Option<usize>,
     pub(super) input: View<'a>,
     /// Of the input.
     pub(super) groups: usize,
@@ -136,8 +141,9 @@ impl<'a> Widening<'a> {
         'a: 'w,
     {
         let inputs = self.work.inputs(c, &runs.iter().map(|r| r.0).collect::<Vec<_>>(), self.input, self.groups, gathered, self.forms);
+        c.measure(self.pool, Side::Input, runs.iter().map(|r| r.0).zip(inputs.iter().copied()));
         let jobs: Vec<Job<'_>> = runs.iter().zip(&inputs).map(|((_, m), &x)| m.hidden(x)).collect();
-        let forms = runs.iter().fold(Forms::default(), |f, (_, m)| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
+        let forms = runs.iter().fold(c.measured(), |f, (_, m)| f.and(Forms::for_codec(m.down.matrix.layout().codec)));
         hidden.reset(jobs.iter().map(Job::len).sum(), forms);
         expand(c, &jobs, hidden.as_mut());
         let sizes: Vec<(usize, usize, usize)> = jobs.iter().map(|j| (j.len(), j.weights.units(), j.x.rows)).collect();
@@ -147,7 +153,9 @@ impl<'a> Widening<'a> {
             at += len;
             Part { run, weights: m.down, y: hidden.view(at - len, units, rows) }
         };
-        runs.iter().zip(sizes).map(part).collect()
+        let parts: Vec<Part<'_>> = runs.iter().zip(sizes).map(part).collect();
+        c.measure(self.pool, Side::Inner, parts.iter().map(|p| (p.run, p.y)));
+        parts
     }
 }
 

@@ -15,6 +15,7 @@ use super::state::Cache;
 use crate::error::{Error, Result};
 use crate::experts::Pass;
 use crate::plan::{self, Embedding, Feature, Router, Work};
+use crate::profile::StepNotes;
 
 /// Everything a forward pass writes but the caches, kept from call to call.
 #[derive(Debug, Default)]
@@ -35,14 +36,23 @@ pub(super) struct Space {
     logits: Slab,
 }
 
+/// What is written down while a batch goes through the steps, of what somebody wants to know.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    /// Records of each step.
+    pub(super) pass: Option<Pass>,
+    /// Routes of each routed step.
+    pub(super) steps: Option<Vec<StepNotes>>,
+}
+
 /// A stream that a router looks at, in the forms it wants.
 pub(super) type Features = Batch;
 
-/// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result. Notes in `pass` which records that takes.
+/// Runs `tokens` through all steps and appends them to `caches`; [`head`] reads the result.
 ///
 /// # Errors
 /// When a stream is not finite at the end.
-pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Cache], space: &mut Space, mut pass: Option<&mut Pass>) -> Result<()> {
+pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Cache], space: &mut Space, notes: &mut Notes) -> Result<()> {
     let plan = c.bundle.plan();
     space.streams.resize_with(1 + plan.streams.len(), Slab::default);
     embed(c, Some(&plan.embedding), tokens, plan.width, &mut space.streams[0])?;
@@ -55,7 +65,7 @@ pub(super) fn forward(c: &Context<'_>, tokens: &[u32], caches: &mut [Cache], spa
     }
     let mut ahead = Ahead::new(plan);
     for i in 0..plan.steps.len() {
-        step(c, i, caches, space, &mut ahead, pass.as_deref_mut())?;
+        step(c, i, caches, space, &mut ahead, notes)?;
     }
     match space.streams.iter().flat_map(|x| x.data.as_flattened()).find(|v| !v.is_finite()) {
         Some(v) => Err(Error::NotFinite(format!("the value {v}"))),
@@ -88,7 +98,7 @@ fn embed(c: &Context<'_>, embedding: Option<&Embedding>, tokens: &[u32], width: 
 }
 
 /// `to += scale * (work(norm(from)) + bias)`.
-fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, ahead: &mut Ahead, pass: Option<&mut Pass>) -> Result<()> {
+fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, ahead: &mut Ahead, notes: &mut Notes) -> Result<()> {
     let plan = c.bundle.plan();
     let step = &plan.steps[index];
     let Space { streams, memories, input, features, router, ffn, attention, convolution, .. } = space;
@@ -116,7 +126,7 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, 
         },
         _ => Routes::none(rows),
     };
-    if let Some(pass) = pass {
+    if let Some(pass) = &mut notes.pass {
         pass.0.push(routes.records());
     }
     // Where everything is at hand nobody has to be protected.
@@ -136,24 +146,27 @@ fn step(c: &Context<'_>, index: usize, caches: &mut [Cache], space: &mut Space, 
     }
     let pool = step.routed.as_ref().map(|r| r.pool as usize);
     match &step.work {
-        Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x),
+        Work::Attention(w) => attention::run(c, (index, step, w), (pool, &routes), a, &mut caches[w.state as usize], attention, x)?,
         Work::Ffn(w) => match adapter::changed(plan, index, w) {
-            None => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x),
+            None => ffn::run(c, (index, step, w), (pool, &routes), a, ffn, x)?,
             Some(shared) => {
                 ffn::run(c, (index, step, &plan::Ffn { shared: None }), (pool, &routes), a, ffn, x)?;
-                adapter::shared(c, (index, step), shared, a, x)
+                adapter::shared(c, (index, step), shared, a, x)?;
             }
         },
         Work::Convolution(w) => match &mut caches[w.state as usize] {
-            Cache::Recent(recent) => convolution::run(c, (step, w), a, recent, convolution, x),
-            Cache::Rows(_) | Cache::Ragged(_) => Err(Error::Input(format!("step {:?} has a cache of another kind", step.name))),
+            Cache::Recent(recent) => convolution::run(c, (step, w), a, recent, convolution, x)?,
+            Cache::Rows(_) | Cache::Ragged(_) => return Err(Error::Input(format!("step {:?} has a cache of another kind", step.name))),
         },
         Work::Identity => {
             let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
             Join { work: &Worklist::dense(rows), scale: step.scale, bias }.sum(c, a.floats, x);
-            Ok(())
         }
     }
+    if let Some(steps) = notes.steps.as_mut().filter(|_| step.routed.is_some()) {
+        steps.push(routes.notes(c.take_lengths()));
+    }
+    Ok(())
 }
 
 /// What a router looks at: `input`, or a stream as it is now. `None` when the input is not there in the form it wants.

@@ -1,27 +1,23 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::best::best;
 use super::context::Context;
-use super::forward::{Space, forward, head};
+use super::forward::{Notes, Space, forward, head};
 use super::heads::Turns;
 use super::kernels::{Kernels, available};
 use super::pool::{Pool, default_threads};
-use super::report;
 use super::state::Cache;
+use super::{needs, report};
 use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
+use crate::profile::{Activations, Recorder, StepNotes, Usage};
 use crate::reading::{Host, HostOptions};
-
-/// Most tokens of one batch.
-const CHUNK: usize = 512;
-/// Fewest: below this, weights are read too often.
-const SMALLEST_CHUNK: usize = 32;
 
 /// A bundle on the CPU: SIMD kernels over the mapped file, nothing copied.
 pub struct CpuModel {
@@ -96,12 +92,8 @@ impl CpuModel {
     fn with_kernels(bundle: Arc<Bundle>, threads: Option<usize>, kernels: &'static dyn Kernels) -> Result<CpuModel> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         let pool = Pool::new(threads).map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
-        let plan = bundle.plan();
-        let exact = plan.pools.iter().all(|p| p.codec == Codec::F32);
-        let cache = if exact { Codec::F32 } else { Codec::F16 };
-        // Working memory stays a small part of the bundle's size.
-        let affordable = usize::try_from(bundle.len()).unwrap_or(usize::MAX) / 20 / report::working_bytes_per_token(plan);
-        let most = affordable.clamp(SMALLEST_CHUNK, CHUNK);
+        let cache = needs::cache_codec(bundle.plan());
+        let most = needs::largest_batch(bundle.plan(), bundle.len());
         let shared = Shared { bundle: bundle.clone(), kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None };
         Ok(CpuModel { bundle, shared: Arc::new(shared) })
     }
@@ -119,6 +111,9 @@ impl Model for CpuModel {
             chunk: 0,
             space: Space::default(),
             passes: None,
+            recorder: None,
+            activations: None,
+            noted: Vec::new(),
         };
         run.reset();
         Ok(Box::new(run))
@@ -131,7 +126,7 @@ impl Model for CpuModel {
         Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
     }
 
-    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+    fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
         Ok(Box::new(CpuModel { bundle, shared: self.shared.clone() }))
     }
 
@@ -160,13 +155,10 @@ impl Shared {
 
     /// Chooses the size of batches for a budget; returns the bytes that are not for experts when caches take `caches`.
     fn cut(&self, budget: u64, caches: u64) -> u64 {
-        let working = report::working_bytes_per_token(self.bundle.plan());
         let fixed = self.bundle.dense_bytes() + caches;
-        // Large batches read experts seldom, but what they work with must leave room for experts.
-        let room = budget.saturating_sub(fixed + Host::least(&self.bundle)).min(budget / 16);
-        let chunk = (usize::try_from(room).unwrap_or(usize::MAX) / working).clamp(SMALLEST_CHUNK, self.most);
+        let chunk = needs::batch(self.bundle.plan(), budget, fixed + Host::least(&self.bundle), self.most);
         self.chunk.store(chunk, Ordering::Relaxed);
-        fixed + (chunk * working) as u64
+        fixed + (chunk * needs::working_bytes_per_token(self.bundle.plan())) as u64
     }
 
     /// Makes the experts live with what `caches` leave of a budget. When that is too little, all stays as it was.
@@ -211,6 +203,12 @@ struct CpuRun {
     space: Space,
     /// What passes used, where that is recorded.
     passes: Option<Vec<Pass>>,
+    /// What tokens used, likewise.
+    recorder: Option<Recorder>,
+    /// What experts were given, likewise.
+    activations: Option<Mutex<Activations>>,
+    /// Notes of the call under way, which count when it succeeds.
+    noted: Vec<Vec<StepNotes>>,
 }
 
 impl Run for CpuRun {
@@ -222,6 +220,7 @@ impl Run for CpuRun {
         let Shared { cache, most, .. } = &*self.shared;
         // More room never fails.
         let _ = self.shared.charge(std::mem::take(&mut self.charged), 0);
+        self.recorder.iter_mut().for_each(Recorder::interrupt);
         self.caches = Cache::all(self.bundle.plan(), *cache, self.options, *most);
         self.position = 0;
     }
@@ -230,7 +229,11 @@ impl Run for CpuRun {
         let start = self.position;
         let recorded = self.passes.as_ref().map_or(0, Vec::len);
         self.caches.iter_mut().for_each(Cache::begin);
+        self.noted.clear();
         let result = self.batches(tokens, want);
+        if let (Ok(_), Some(recorder)) = (&result, &mut self.recorder) {
+            self.noted.drain(..).for_each(|notes| recorder.add(&notes));
+        }
         if result.is_err() {
             self.passes.iter_mut().for_each(|p| p.truncate(recorded));
             let end = (start + tokens.len()).min(self.position + self.shared.most);
@@ -243,6 +246,25 @@ impl Run for CpuRun {
     fn record_passes(&mut self) -> Result<()> {
         self.passes.get_or_insert_default();
         Ok(())
+    }
+
+    fn record_use(&mut self) -> Result<()> {
+        self.recorder.get_or_insert_with(|| Recorder::new(self.bundle.plan()));
+        Ok(())
+    }
+
+    fn take_use(&mut self) -> Option<Usage> {
+        Some(self.recorder.as_mut()?.take(self.bundle.plan()))
+    }
+
+    fn record_activations(&mut self) -> Result<()> {
+        self.activations.get_or_insert_with(|| Mutex::new(Activations::new(self.bundle.manifest())));
+        Ok(())
+    }
+
+    fn take_activations(&mut self) -> Option<Activations> {
+        let measured = self.activations.as_mut()?.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::replace(measured, Activations::new(self.bundle.manifest())))
     }
 
     fn take_passes(&mut self) -> Vec<Pass> {
@@ -280,6 +302,7 @@ impl CpuRun {
             if let Some(mut host) = shared.host() {
                 host.begin_pass();
             }
+            let lengths = Mutex::default();
             let turns = plan.rotations.iter().map(|r| Turns::new(r, self.options.context, self.position, tokens.len())).collect();
             let c = Context {
                 bundle: &bundle,
@@ -290,12 +313,16 @@ impl CpuRun {
                 turns,
                 host: shared.host.as_ref(),
                 grow: &grow,
+                lengths: self.recorder.as_ref().map(|_| &lengths),
+                activations: self.activations.as_ref(),
             };
-            let mut pass = self.passes.is_some().then(Pass::default);
-            let result = forward(&c, tokens, &mut self.caches, &mut self.space, pass.as_mut());
+            let steps = self.recorder.is_some().then(Vec::new);
+            let mut notes = Notes { pass: self.passes.is_some().then(Pass::default), steps };
+            let result = forward(&c, tokens, &mut self.caches, &mut self.space, &mut notes);
             self.charged = charged.load(Ordering::Relaxed);
             result?;
-            self.passes.iter_mut().for_each(|p| p.extend(pass.take()));
+            self.passes.iter_mut().for_each(|p| p.extend(notes.pass.take()));
+            self.noted.extend(notes.steps);
             match want {
                 Want::All => head(&c, tokens.len(), &mut self.space, &mut logits)?,
                 Want::Last | Want::Best(_) if i == last => head(&c, 1, &mut self.space, &mut logits)?,

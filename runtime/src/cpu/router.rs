@@ -9,7 +9,7 @@ use super::routes::{Route, Routes};
 use crate::codec::GROUP;
 use crate::error::Result;
 use crate::model::Routing;
-use crate::plan::{Cell, Linear, Pool, Router, Score, Transform};
+use crate::plan::{Cell, Linear, Pool, Router, Score, Semantics, Transform};
 
 /// Space of a router, kept between steps.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub(super) fn choose(
     space: &mut RouterSpace,
 ) -> Result<Routes> {
     score(c, &router.score, x, experts as usize, memories, space)?;
-    let rule = routing.rule(&router.select, experts);
+    let rule = routing.rule(router, experts);
     let RouterSpace { logits, row, values, order, .. } = space;
     let bias = router.select.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
     let norm = match &router.transform {
@@ -71,10 +71,13 @@ pub(super) fn choose(
                 gain.apply(gain.moments(row.chunks(GROUP)), 0, row);
             }
         }
+        let dropped = |semantics| router.pruned.iter().filter(move |p| p.semantics == semantics).flat_map(|p| &p.experts);
+        dropped(Semantics::Deleted).for_each(|&e| row[e as usize] = f32::NEG_INFINITY);
         evaluate(router.select.by, row, &[], values);
         if let Some(bias) = bias {
             values.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
         }
+        dropped(Semantics::Masked).for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
         if let Some(groups) = router.select.groups {
             keep_best(values, groups);
         }

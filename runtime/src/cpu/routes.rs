@@ -5,8 +5,10 @@ use std::ops::Range;
 
 use super::batch::{Batch, Forms, View};
 use super::context::Context;
+use super::kernels::Group;
 use super::norm::gather;
 use super::share;
+use crate::profile::StepNotes;
 
 /// Where a run's matrices are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,12 @@ impl Routes {
             self.list[start..end].iter_mut().for_each(|r| r.weight *= by);
             start = end;
         }
+    }
+
+    /// These routes, whose outputs are so long, for a profile. Steps that have their routes' outputs in other forms know no lengths.
+    pub(super) fn notes(self, lengths: Vec<f32>) -> StepNotes {
+        let lengths = (lengths.len() == self.list.len()).then_some(lengths);
+        StepNotes { routes: self.list.iter().map(|r| (r.expert, r.weight)).collect(), ends: self.ends, lengths }
     }
 
     /// The records that are used, each once, ascending.
@@ -146,6 +154,16 @@ impl Worklist {
     /// Row and token of every route, in the order of tokens.
     pub(super) fn of_routes(&self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.starts.len() - 1).flat_map(|t| self.of_token(t).map(move |(row, _)| (row, t)))
+    }
+
+    /// The length of each route's row of `pending`, `[units][rows]`, token after token.
+    pub(super) fn lengths(&self, pending: &[Group]) -> Vec<f32> {
+        let mut squares = vec![0f32; self.rows()];
+        for unit in pending.chunks_exact(self.rows().max(1)) {
+            squares.iter_mut().zip(unit).for_each(|(sum, y)| *sum += y.iter().map(|v| v * v).sum::<f32>());
+        }
+        let dense = self.dense_run().map_or(self.rows(), |run| run.rows.start);
+        self.of_routes().filter(|(row, _)| *row < dense).map(|(row, _)| squares[row].sqrt()).collect()
     }
 
     /// Whether a run consists of every token once, in order.

@@ -53,7 +53,7 @@ impl Catalogue {
         let steps: Vec<Option<usize>> = plan.steps.iter().map(|s| s.routed.as_ref().map(|r| r.pool as usize)).collect();
         let (mut pools, mut pool_of) = (Vec::new(), Vec::new());
         for (i, pool) in plan.pools.iter().enumerate() {
-            let of_step = |r: &crate::plan::Routed| r.router.select.rule.max_routes(pool.experts());
+            let of_step = |r: &crate::plan::Routed| r.router.max_routes(pool.experts());
             let uses = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == i);
             let turns = u32::try_from(uses.clone().count()).unwrap_or(u32::MAX);
             let routes = uses.map(of_step).max().unwrap_or(0).min(pool.records);

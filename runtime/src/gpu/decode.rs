@@ -77,7 +77,7 @@ impl GpuRun {
 
     /// Which experts a step chose, if it chooses.
     fn chosen<'a>(&self, step: usize, choices: &'a [u32]) -> Option<&'a [u32]> {
-        let plan = self.model.bundle.plan();
+        let plan = self.bundle.plan();
         plan.steps[step].routed.as_ref()?;
         let (routing, first) = (self.options.routing, choice(plan, step, self.options.routing) as usize);
         Some(&choices[first..first + routes(plan, &plan.steps[step], routing) as usize])
@@ -85,7 +85,7 @@ impl GpuRun {
 
     /// The end of the steps that are handed over next: so many that choose experts, and all when none can be missing.
     fn window(&self, at: usize, complete: bool) -> usize {
-        let steps = &self.model.bundle.plan().steps;
+        let steps = &self.bundle.plan().steps;
         let ahead = match self.model.run_ahead {
             None if complete => usize::MAX,
             _ => self.ahead as usize,

@@ -86,7 +86,7 @@ impl Pager {
 impl GpuRun {
     /// Computes some of the experts that a single token chose at `step` and that are missing, and says which.
     pub(super) fn assist(&self, pager: &mut Pager, step: usize, ids: &[u32]) -> Result<Vec<RecordId>> {
-        let (device, plan) = (&self.model.device, self.model.bundle.plan());
+        let (device, plan) = (&self.model.device, self.bundle.plan());
         let (Work::Ffn(_), Some(routed)) = (&plan.steps[step].work, &plan.steps[step].routed) else { return Ok(Vec::new()) };
         let taken = pager.cheaper_on_the_cpu(step, ids)?;
         let Some(assistant) = pager.assistant.as_mut().filter(|_| !taken.is_empty()) else { return Ok(Vec::new()) };

@@ -3,7 +3,7 @@
 use super::cache::Cache;
 use super::device::{Device, padded};
 use super::latch::Latch;
-use super::scratch::{Scratch, routes};
+use super::scratch::{Scratch, masks, routes};
 use super::weights::{Weights, padded_rows};
 use crate::error::{Error, Result};
 use crate::model::{MAX_CANDIDATES, RunOptions};
@@ -57,7 +57,7 @@ pub(super) struct Memory<B = wgpu::Buffer> {
     pub(super) scratch: Scratch<B>,
     /// One for each state of the plan.
     pub(super) caches: Vec<Cache<B>>,
-    /// `[step, k]`: what a single token chose at each step.
+    /// `[step, k]`: what a single token chose at each step; behind it the [masks].
     pub(super) choices: B,
     /// Results on their way back: first the latch and the choices, then rows of logits or candidates.
     pub(super) results: B,
@@ -87,6 +87,7 @@ impl<B> Memory<B> {
         let caches = caches.into_iter().map(|c| c.map_or_else(|| Cache::unused(make), Ok)).collect::<Result<Vec<_>>>()?;
         let logits = u64::from(scratch.outputs) * u64::from(padded_rows(plan.vocab)) * 4;
         let choices: u64 = plan.steps.iter().map(|s| u64::from(routes(plan, s, options.routing)) * 4).sum();
+        let choices = choices + masks(plan).len() as u64 * 4;
         let ids = plan.steps.iter().map(|s| u64::from(scratch.batch) * u64::from(routes(plan, s, options.routing)) * 4).max().unwrap_or(0);
         let results = Latch::BYTES + choices + logits.max(16 + 8 * MAX_CANDIDATES as u64).max(ids).max(u64::from(plan.width) * 4);
         Ok(Memory { choices: make.storage("choices", choices)?, results: make.readback(results)?, scratch, caches })

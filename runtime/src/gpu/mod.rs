@@ -55,6 +55,7 @@ mod lower;
 mod measure;
 mod memory;
 mod meter;
+mod noted;
 mod paged;
 mod pager;
 mod prefill;
@@ -135,6 +136,8 @@ impl Default for GpuOptions {
 /// A bundle on a GPU.
 pub struct GpuModel {
     loaded: Arc<Loaded>,
+    /// The loaded one, or a view of it.
+    bundle: Arc<Bundle>,
     report: Report,
 }
 
@@ -182,19 +185,26 @@ impl GpuModel {
         };
         let loaded = Arc::new(Loaded { bundle, device, weights, experts, run_ahead: options.run_ahead });
         // Lowering is what uploads matrices and compiles kernels; a run of one token does it once for all.
-        let first = GpuRun::new(loaded.clone(), RunOptions::new(1))?;
+        let first = GpuRun::new(loaded.clone(), loaded.bundle.clone(), RunOptions::new(1))?;
         let report = report(&loaded, &first);
         drop(first);
         if let (Experts::Paged(paged), Some(limit)) = (&loaded.experts, options.budget) {
             paged.settle(&loaded.device, limit, loaded.weights.bytes())?;
         }
-        Ok(GpuModel { loaded, report })
+        Ok(GpuModel { bundle: loaded.bundle.clone(), loaded, report })
     }
 }
 
 impl Model for GpuModel {
     fn start(&self, options: RunOptions) -> Result<Box<dyn Run>> {
-        Ok(Box::new(GpuRun::new(self.loaded.clone(), options)?))
+        Ok(Box::new(GpuRun::new(self.loaded.clone(), self.bundle.clone(), options)?))
+    }
+
+    fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        if bundle.plan().adapter.is_some() {
+            return Err(Error::Input("adapters run on the CPU only; open the bundle there".into()));
+        }
+        Ok(Box::new(GpuModel { loaded: self.loaded.clone(), bundle, report: self.report.clone() }))
     }
 
     fn report(&self) -> Report {

@@ -16,7 +16,8 @@ impl GpuRun {
     /// Runs a batch and returns what `frame` asks for.
     pub(super) fn batch(&mut self, paged: &Paged, pager: &mut Pager, frame: &Frame) -> Result<Vec<u8>> {
         let model = self.model.clone();
-        let plan = model.bundle.plan();
+        let bundle = self.bundle.clone();
+        let plan = bundle.plan();
         let mut recording = Recording::new(&model.device);
         recording.release();
         recording.run([&self.programs.embed], frame);
@@ -30,6 +31,7 @@ impl GpuRun {
             if step.routed.is_none() {
                 continue;
             }
+            self.note(&mut recording, number, frame)?;
             let ids = u64::from(frame.tokens) * u64::from(routes(plan, step, self.options.routing)) * 4;
             recording.copy((&self.memory.scratch.ids, 0), (&self.memory.results, self.head()), ids);
             let ids = self.returned(&mut recording, ids)?;

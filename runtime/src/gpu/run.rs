@@ -8,15 +8,20 @@ use super::memory::Memory;
 use super::paged::Paged;
 use super::pager::Pager;
 use super::program::{Frame, Recording};
-use super::scratch::routes;
+use super::scratch::{choice, masks, routes};
 use super::slabs::Slabs;
 use super::weights::padded_rows;
 use super::{Experts, Loaded};
+use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Want};
+use crate::plan::Plan;
+use crate::profile::{Recorder, StepNotes, Usage};
 
 pub(super) struct GpuRun {
     pub(super) model: Arc<Loaded>,
+    /// The model's, or one that the session masked.
+    pub(super) bundle: Arc<Bundle>,
     pub(super) options: RunOptions,
     /// Most records of each pool that one token uses at a step.
     routes: Vec<u32>,
@@ -29,6 +34,10 @@ pub(super) struct GpuRun {
     /// Steps that a token may run ahead of the CPU.
     pub(super) ahead: u32,
     position: usize,
+    /// What tokens use, where that is recorded.
+    pub(super) recorder: Option<Recorder>,
+    /// Notes of the batch under way, a routed step after the other.
+    pub(super) notes: Vec<StepNotes>,
     /// Last, so that the memory is free when its bytes are.
     _reserved: Reserved,
 }
@@ -48,15 +57,20 @@ impl Drop for Reserved {
 }
 
 impl GpuRun {
-    pub(super) fn new(model: Arc<Loaded>, options: RunOptions) -> Result<GpuRun> {
-        let (device, plan) = (&model.device, model.bundle.plan());
+    pub(super) fn new(model: Arc<Loaded>, bundle: Arc<Bundle>, options: RunOptions) -> Result<GpuRun> {
+        let (device, plan) = (&model.device, bundle.plan());
         let bytes = Memory::bytes(device, plan, &model.weights, options)?;
         if let Experts::Paged(paged) = &model.experts {
             paged.reserve(device, bytes)?;
         }
         let reserved = Reserved { model: model.clone(), bytes };
         let memory = Memory::new(device, plan, &model.weights, options, &mut &*device)?;
-        let (programs, generation) = programs(&model, &memory, options, None)?;
+        device.queue.write_buffer(
+            &memory.choices,
+            u64::from(choice(plan, plan.steps.len(), options.routing)) * 4,
+            bytemuck::cast_slice(&masks(plan)),
+        );
+        let (programs, generation) = programs(&model, plan, &memory, options, None)?;
         let ahead = model.run_ahead.unwrap_or(1);
         let rotations = plan.rotations.iter().map(|r| r.for_context(options.context)).map(|(f, a)| (f.into_owned(), a)).collect();
         let routes = (0..plan.pools.len()).map(|pool| {
@@ -73,7 +87,10 @@ impl GpuRun {
             generation,
             ahead,
             position: 0,
+            recorder: None,
+            notes: Vec::new(),
             model: model.clone(),
+            bundle: bundle.clone(),
             _reserved: reserved,
         })
     }
@@ -90,7 +107,7 @@ impl GpuRun {
     /// Binds the programs to the slots there are now.
     pub(super) fn rebind(&mut self, pager: &mut Pager) -> Result<()> {
         if pager.slabs(&self.model.device)?.1 != self.generation {
-            (self.programs, self.generation) = programs(&self.model, &self.memory, self.options, Some(pager))?;
+            (self.programs, self.generation) = programs(&self.model, self.bundle.plan(), &self.memory, self.options, Some(pager))?;
         }
         Ok(())
     }
@@ -118,7 +135,7 @@ impl GpuRun {
         let model = self.model.clone();
         match &model.experts {
             Experts::Resident(_) => {
-                let bytes = self.straight(frame)?;
+                let bytes = if self.recorder.is_some() { self.noted(frame)? } else { self.straight(frame)? };
                 self.rows(frame, bytes)
             }
             Experts::Paged(paged) => {
@@ -141,7 +158,9 @@ impl GpuRun {
         paged.apply(&self.model.device, pager)?;
         self.rebind(pager)?;
         pager.begin(&self.model.device)?;
-        if frame.tokens == 1 && pager.holds(&self.routes) {
+        if self.recorder.is_some() {
+            self.batch(paged, pager, frame)
+        } else if frame.tokens == 1 && pager.holds(&self.routes) {
             self.token(paged, pager, frame)
         } else if pager.complete() {
             self.straight(frame)
@@ -179,7 +198,7 @@ impl GpuRun {
     /// Records the head from row `first` of the logits that `frame` asks for, as many rows as it takes at a time.
     fn some_rows(&self, recording: &mut Recording<'_>, frame: &Frame, first: u32) -> u64 {
         let outputs = (frame.outputs - first).min(self.memory.scratch.outputs);
-        let bytes = u64::from(outputs) * u64::from(padded_rows(self.model.bundle.plan().vocab)) * 4;
+        let bytes = u64::from(outputs) * u64::from(padded_rows(self.bundle.plan().vocab)) * 4;
         if outputs > 0 {
             let tokens = frame.tokens - frame.outputs + first + outputs;
             recording.run([&self.programs.head], &Frame { tokens, outputs, ..frame.clone() });
@@ -212,7 +231,7 @@ impl GpuRun {
     /// Runs a batch and returns its rows of logits, without padding.
     fn logits(&mut self, frame: &Frame) -> Result<Vec<f32>> {
         let bytes = self.pass(frame)?;
-        let vocab = self.model.bundle.plan().vocab;
+        let vocab = self.bundle.plan().vocab;
         let values: Vec<f32> = bytes.as_chunks().0.iter().map(|w| f32::from_le_bytes(*w)).collect();
         let rows = values.chunks(padded_rows(vocab) as usize);
         let logits: Vec<f32> = rows.flat_map(|r| &r[..vocab as usize]).copied().collect();
@@ -220,7 +239,7 @@ impl GpuRun {
     }
 
     fn best(&mut self, mut frame: Frame, best: &Best) -> Result<Candidates> {
-        let vocab = self.model.bundle.plan().vocab;
+        let vocab = self.bundle.plan().vocab;
         let count = best.count.min(MAX_CANDIDATES).min(vocab as usize);
         frame.candidates = u32::try_from(count).unwrap_or(u32::MAX);
         frame.inverse_temperature = best.inverse_temperature;
@@ -253,9 +272,9 @@ impl GpuRun {
 }
 
 /// Programs bound to the slots of `pager`, which is locked here when the caller has not, and the number of their cut.
-fn programs(model: &Loaded, memory: &Memory, options: RunOptions, pager: Option<&mut Pager>) -> Result<(Programs, u64)> {
+fn programs(model: &Loaded, plan: &Plan, memory: &Memory, options: RunOptions, pager: Option<&mut Pager>) -> Result<(Programs, u64)> {
     let lower = |slabs: &Slabs| {
-        let (device, plan, weights) = (&model.device, model.bundle.plan(), &model.weights);
+        let (device, weights) = (&model.device, &model.weights);
         let Memory { scratch, caches, choices, .. } = memory;
         Lower { device, plan, weights, slabs, scratch, caches, choices, options }.programs()
     };
@@ -277,6 +296,16 @@ impl Run for GpuRun {
 
     fn reset(&mut self) {
         self.position = 0;
+        self.recorder.iter_mut().for_each(Recorder::interrupt);
+    }
+
+    fn record_use(&mut self) -> Result<()> {
+        self.recorder.get_or_insert_with(|| Recorder::new(self.bundle.plan()));
+        Ok(())
+    }
+
+    fn take_use(&mut self) -> Option<Usage> {
+        Some(self.recorder.as_mut()?.take(self.bundle.plan()))
     }
 
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
@@ -287,7 +316,9 @@ impl Run for GpuRun {
         let batch = self.memory.scratch.batch as usize;
         let mut output = Output::Nothing;
         let mut position = self.position;
+        let mut noted = Vec::new();
         for part in tokens.chunks(batch) {
+            self.notes.clear();
             self.feed(part, position);
             let to_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             let mut frame = Frame { tokens: to_u32(part.len()), position: to_u32(position), ..Frame::default() };
@@ -314,7 +345,9 @@ impl Run for GpuRun {
                     self.pass(&frame)?;
                 }
             }
+            noted.push(std::mem::take(&mut self.notes));
         }
+        self.recorder.iter_mut().for_each(|recorder| noted.iter().for_each(|notes| recorder.add(notes)));
         self.position = end;
         Ok(output)
     }

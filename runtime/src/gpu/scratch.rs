@@ -8,7 +8,7 @@ use super::weights::padded_rows;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
 use crate::model::{Routing, RunOptions};
-use crate::plan::{Attention, Cell, Expert, Latent, Part, Plan, Score, State, Step, Work};
+use crate::plan::{Attention, Cell, Expert, Latent, Part, Plan, Pruned, Score, State, Step, Work};
 
 /// Tokens of a batch at most: enough to give each expert of a large pool a tile's worth.
 const BATCH: u64 = 256;
@@ -36,7 +36,7 @@ pub(super) fn slices(vocab: u32) -> (u32, u32) {
 pub(super) fn routes(plan: &Plan, step: &Step, routing: Routing) -> u32 {
     step.routed.as_ref().map_or(1, |r| {
         let experts = plan.pools[r.pool as usize].experts();
-        routing.rule(&r.router.select, experts).max_routes(experts)
+        routing.rule(&r.router, experts).max_routes(r.router.available(experts))
     })
 }
 
@@ -52,6 +52,31 @@ pub(super) fn cell_rows(plan: &Plan, cell: Cell, memory: u32) -> u32 {
 /// Where a single token's choice at a step begins among those of all steps.
 pub(super) fn choice(plan: &Plan, step: usize, routing: Routing) -> u32 {
     plan.steps[..step].iter().map(|s| routes(plan, s, routing)).sum()
+}
+
+/// A bit for each expert of each pruned router, set where the expert is not chosen any more: 32 experts to a word, and whole words for each
+/// step. They lie behind the choices of a single token.
+pub(super) fn masks(plan: &Plan) -> Vec<u32> {
+    let mut out = Vec::new();
+    for (pool, pruned) in plan.steps.iter().filter_map(pruned) {
+        let mut words = vec![0; mask_words(plan, pool)];
+        pruned.experts.iter().for_each(|&e| words[e as usize / 32] |= 1 << (e % 32));
+        out.extend(words);
+    }
+    out
+}
+
+/// Where the mask of a step begins, among the words of [`masks`].
+pub(super) fn mask(plan: &Plan, step: usize) -> u32 {
+    plan.steps[..step].iter().filter_map(pruned).map(|(pool, _)| mask_words(plan, pool) as u32).sum()
+}
+
+fn mask_words(plan: &Plan, pool: u32) -> usize {
+    plan.pools[pool as usize].experts().div_ceil(32) as usize
+}
+
+fn pruned(step: &Step) -> Option<(u32, &Pruned)> {
+    step.routed.as_ref().and_then(|r| Some((r.pool, r.router.pruned.as_ref()?)))
 }
 
 /// Query sets of a token at an attention step: one for each route where queries are routed, else a single one.

@@ -176,6 +176,7 @@ fn ties_go_to_the_lowest_expert() {
             routes: 4,
             by: 3,
             bias: u32::MAX,
+            mask: u32::MAX,
             scale: 2.0,
             latch: 7,
             choice: 2,
@@ -225,7 +226,7 @@ fn routed(device: &Device, logits: &[f32], table: &[u32], params: route::Params)
 #[test]
 fn routes_may_be_few_many_or_none() {
     const NOBODY: u32 = u32::MAX;
-    let params = route::Params { experts: 200, stride: 208, routes: 200, relu: 1, rule: 2, ..Default::default() };
+    let params = route::Params { experts: 200, stride: 208, routes: 200, change: 1, rule: 2, mask: u32::MAX, ..Default::default() };
     let params = route::Params { bias: NOBODY, norm_bias: NOBODY, choice: NOBODY, scale: 2.0, ..params };
     for device in devices() {
         let mut logits = noise(208, 11);

@@ -25,7 +25,7 @@ mod validate;
 pub use adapter::{Adapter, Delta};
 pub use expert::{Activation, Expert, Pool, Role};
 pub use rotation::{Beyond, Rotation};
-pub use router::{Cell, Feature, GroupBy, Groups, Router, Rule, Score, Select, Transform, Value, Weigh};
+pub use router::{Cell, Feature, GroupBy, Groups, Pruned, Router, Rule, Score, Select, Semantics, Transform, Value, Weigh};
 pub use step::{Attention, AttentionKind, Convolution, Ffn, Join, Latent, Part, Routed, SharedFfn, State, Step, Work};
 pub use validate::{Caps, PlanError, Tensors};
 

@@ -1,5 +1,8 @@
 //! Routers: which experts a token uses and with what weight.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Activation, Linear, Name, Norm};
@@ -22,12 +25,73 @@ pub struct Router {
     pub select: Select,
     /// Logits and ids → weights.
     pub weigh: Weigh,
+    /// Experts that are not chosen any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<Pruned>,
 }
 
 impl Router {
-    /// Looks at the step's input and leaves the logits as they are.
+    /// Looks at the step's input, leaves the logits as they are and chooses from all experts.
     pub fn new(score: Score, select: Select, weigh: Weigh) -> Router {
-        Router { feature: Feature::Input, score, transform: None, select, weigh }
+        Router { feature: Feature::Input, score, transform: None, select, weigh, pruned: None }
+    }
+
+    /// The most experts of a pool of `experts` that a token can choose from: those of the best groups that are not pruned.
+    pub fn available(&self, experts: u32) -> u32 {
+        let pruned = self.pruned.as_ref().map_or(0, |p| u32::try_from(p.experts.len()).unwrap_or(u32::MAX));
+        self.select.available(experts).min(experts.saturating_sub(pruned))
+    }
+
+    /// The longest list this router can give one token that chooses from a pool of `experts`.
+    pub fn max_routes(&self, experts: u32) -> u32 {
+        self.select.rule.max_routes(self.available(experts))
+    }
+}
+
+/// Experts that a router does not choose any more. Its score network still knows them, so that dropping them is an edit of the plan and no
+/// new arithmetic: a model with pruned routers answers the same whether or not the experts' records are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pruned {
+    /// Ids, ascending.
+    pub experts: Vec<u32>,
+    /// What the others notice of it.
+    pub semantics: Semantics,
+}
+
+/// What the remaining experts notice of those that were dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Semantics {
+    /// Nothing: values are computed over all experts, then the choice is among the remaining ones. A token that would not have chosen a
+    /// dropped one is computed as before.
+    #[default]
+    Masked,
+    /// The dropped ones' transformed logits are −∞, as if their rows of the router were deleted: what a softmax gave them goes to
+    /// the others.
+    Deleted,
+}
+
+impl Semantics {
+    /// Both.
+    pub const ALL: [Semantics; 2] = [Semantics::Masked, Semantics::Deleted];
+}
+
+impl fmt::Display for Semantics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Semantics::Masked => "masked",
+            Semantics::Deleted => "deleted",
+        })
+    }
+}
+
+impl FromStr for Semantics {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Semantics, String> {
+        let found = Semantics::ALL.into_iter().find(|m| m.to_string() == s);
+        found.ok_or_else(|| format!("{s:?} is neither masked nor deleted"))
     }
 }
 

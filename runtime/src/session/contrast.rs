@@ -6,6 +6,7 @@ use crate::candidates::FLOOR;
 use crate::error::{Error, Result};
 use crate::experts::Pass;
 use crate::model::{Candidates, Output, Run, Want};
+use crate::profile::{Activations, Usage};
 
 /// What a session does with a second, weaker routing of its model: where routers take the best few experts, the weak one takes only the
 /// one of rank `rank`. A token's logit becomes `(1 + beta) · strong − beta · weak` if its strong logit is at least the largest
@@ -100,6 +101,22 @@ impl Run for ContrastRun {
 
     fn record_passes(&mut self) -> Result<()> {
         self.strong.record_passes()
+    }
+
+    fn record_use(&mut self) -> Result<()> {
+        self.strong.record_use()
+    }
+
+    fn take_use(&mut self) -> Option<Usage> {
+        self.strong.take_use()
+    }
+
+    fn record_activations(&mut self) -> Result<()> {
+        self.strong.record_activations()
+    }
+
+    fn take_activations(&mut self) -> Option<Activations> {
+        self.strong.take_activations()
     }
 
     fn take_passes(&mut self) -> Vec<Pass> {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::experts::Pass;
 use crate::model::{Output, Routing, Run, RunOptions, Want};
 use crate::plan::{Plan, Rule};
+use crate::profile::{Activations, Kept, Usage};
 
 pub use cancel::CancelToken;
 pub use chat::Chat;
@@ -59,6 +60,8 @@ pub struct SessionOptions {
     pub self_contrast: Option<SelfContrast>,
     /// Low-rank experts for this session alone; the bundle and other sessions are not touched.
     pub adapter: Option<Adapter>,
+    /// Experts that this session does with; the others are not chosen. Other sessions of the engine may choose them.
+    pub kept: Option<Kept>,
 }
 
 /// One conversation: the tokens so far, and the caches of the model that reads them.
@@ -111,11 +114,13 @@ impl Session {
             }
         };
         let run_options = RunOptions { slide, stick_epsilon, routing, ..RunOptions::new(context) };
-        let adapted = match &options.adapter {
-            Some(adapter) => Some(engine.model().adapted(Arc::new(engine.bundle().adapted(adapter)?))?),
-            None => None,
+        let masked = options.kept.as_ref().map(|kept| engine.bundle().masked(kept)).transpose()?;
+        let bundle = match (&options.adapter, masked) {
+            (Some(adapter), masked) => Some(masked.as_ref().unwrap_or(engine.bundle()).adapted(adapter)?),
+            (None, masked) => masked,
         };
-        let model = adapted.as_deref().unwrap_or(engine.model());
+        let view = bundle.map(|bundle| engine.model().view(Arc::new(bundle))).transpose()?;
+        let model = view.as_deref().unwrap_or(engine.model());
         let mut run = model.start(run_options)?;
         if let Some(contrast) = options.self_contrast {
             contrast.validate()?;
@@ -269,6 +274,34 @@ impl Session {
         self.run.take_passes()
     }
 
+    /// From now on counts which experts the model uses, for [`take_use`](Self::take_use).
+    ///
+    /// # Errors
+    /// When the device cannot tell: the CPU can.
+    pub fn record_use(&mut self) -> Result<()> {
+        self.run.record_use()
+    }
+
+    /// What the tokens that the model has read since [`record_use`](Self::record_use) or the last call used; `None` while nothing is
+    /// recorded. [Added](crate::profile::Profile::add) to a profile it says what conversations of this kind need.
+    pub fn take_use(&mut self) -> Option<Usage> {
+        self.run.take_use()
+    }
+
+    /// From now on measures how large the values are that experts are given, for [`take_activations`](Self::take_activations).
+    ///
+    /// # Errors
+    /// When the device cannot tell: the CPU can.
+    pub fn record_activations(&mut self) -> Result<()> {
+        self.run.record_activations()
+    }
+
+    /// What the model's experts were given since [`record_activations`](Self::record_activations) or the last call; `None` while nothing is
+    /// recorded. By it `hotset quantize` chooses which rounding errors matter.
+    pub fn take_activations(&mut self) -> Option<Activations> {
+        self.run.take_activations()
+    }
+
     /// Whether a conversation of `needed` tokens fits.
     fn check_room(&self, needed: usize) -> Result<()> {
         match self.overflow {
@@ -281,7 +314,7 @@ impl Session {
 /// Checks a number of experts, or a rank among them, against what routers that take the best few have to choose from.
 fn choosable(plan: &Plan, n: u32, what: &str) -> Result<()> {
     let routers = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| matches!(r.router.select.rule, Rule::TopK { .. }));
-    let most = routers.map(|r| r.router.select.available(plan.pools[r.pool as usize].experts())).max();
+    let most = routers.map(|r| r.router.available(plan.pools[r.pool as usize].experts())).max();
     match most {
         None => Err(Error::Input(format!("{what} cannot be set: no router of this model takes the best few experts"))),
         Some(most) if !(1..=most).contains(&n) => Err(Error::Input(format!("{what} of {n} is impossible; choose 1 to {most}"))),

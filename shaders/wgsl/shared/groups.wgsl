@@ -14,11 +14,11 @@ fn rank_groups(lane: Lane, row: u32, scope: Scope) {
         var first = LOWEST;
         var second = LOWEST;
         for (var e = g * size; e < (g + 1u) * size; e++) {
-            let v = compared(row, e, scope);
+            let v = select(compared(row, e, scope), LOWEST, pruned(e));
             second = max(second, min(first, v));
             first = max(first, v);
         }
-        worths[g] = select(first, first + second, params.pairs == 1u);
+        worths[g] = select(first, max(first + second, LOWEST), params.pairs == 1u);
     }
     workgroupBarrier();
     for (var g = lane.index; g < params.groups; g += LANES) {

@@ -32,13 +32,20 @@ fn transform(lane: Lane, row: u32, hidden_row: u32) -> Scope {
         if !usable(l) {
             worst = l;
         }
-        if params.relu == 1u {
+        if (params.change & RELU) != 0u {
             l = max(l, 0.0);
         }
         logits[row + e] = l;
     }
     if params.norm != 0u {
         normalise(lane, row);
+    }
+    if (params.change & DELETE) != 0u {
+        for (var e = lane.index; e < params.experts; e += LANES) {
+            if pruned(e) {
+                logits[row + e] = LOWEST;
+            }
+        }
     }
     var scope = Scope(LOWEST, 0.0, 0.0);
     if params.select == SOFTMAX || params.by == SOFTMAX {

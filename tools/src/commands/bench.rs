@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::documents;
 use crate::failure::{Failure, Result};
 use crate::measure::{memory_bandwidth, peak_memory};
-use crate::options::{DeviceArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, OverlayArgs, bundle_or_demo};
 
 /// Measure speed and memory
 ///
@@ -35,6 +35,8 @@ pub(crate) struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
 }
 
 /// What was measured. Seconds, bytes, and tokens or bytes per second.
@@ -96,7 +98,7 @@ struct Round {
 pub(crate) fn run(args: Args) -> Result<()> {
     let bundle = bundle_or_demo(args.bundle)?;
     let started = Instant::now();
-    let engine = args.device.open(&bundle)?;
+    let engine = args.device.open_with(&bundle, &args.overlay)?;
     let open_seconds = started.elapsed().as_secs_f64();
 
     round(&engine, args.prompt_tokens, args.generate_tokens.min(16))?;

@@ -1,16 +1,14 @@
 //! `hotset convert`: checkpoint folder → bundle.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use hotset::bundle::Manifest;
 use hotset::codec::Codec;
 
 use crate::checkpoint::Checkpoint;
-use crate::failure::{Failure, Result};
-use crate::import;
+use crate::failure::Result;
+use crate::{import, interrupt};
 
 /// Convert a checkpoint folder to a bundle
 #[derive(Debug, clap::Args)]
@@ -30,18 +28,20 @@ pub(crate) struct Args {
     json: bool,
 }
 
+impl Args {
+    /// For `hotset quantize`.
+    pub(super) fn new(source: PathBuf, output: PathBuf, codec: Codec, json: bool) -> Args {
+        Args { source, output, codec: Some(codec), json }
+    }
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.source)?;
     let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
     let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
 
-    // An interrupted conversion drops its writer, which removes the temporary file.
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-
+    let stop = interrupt::flag()?;
     let bar = crate::progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use hotset::bundle::{Bundle, RecordLayout};
-use hotset::plan::{Expert, Plan, Rule, Step, Work};
+use hotset::plan::{Expert, Plan, Step, Work};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
@@ -186,10 +186,7 @@ impl<'a> StepOverview<'a> {
         };
         let routed = step.routed.as_ref();
         let pool = routed.map(|r| &plan.pools[r.pool as usize]);
-        let routes = routed.zip(pool).map(|(r, p)| {
-            let rule: Rule = r.router.select.rule;
-            rule.max_routes(p.experts())
-        });
+        let routes = routed.zip(pool).map(|(r, p)| r.router.max_routes(p.experts()));
         StepOverview { name: &step.name, kind, pool: pool.map(|p| p.name.as_str()), routes }
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, SessionArgs};
+use crate::options::{DeviceArgs, OverlayArgs, SessionArgs};
 
 /// How many of the likeliest tokens are listed for people.
 const LISTED: usize = 5;
@@ -32,6 +32,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
+    overlay: OverlayArgs,
+    #[command(flatten)]
     context: SessionArgs,
 }
 
@@ -51,7 +53,7 @@ fn ids(list: &str) -> Result<Vec<u32>> {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let engine = args.device.open(&args.bundle)?;
+    let engine = args.device.open_with(&args.bundle, &args.overlay)?;
     let tokens = match &args.text {
         Some(text) => {
             let tokenizer = engine.tokenizer()?;

@@ -11,6 +11,9 @@ mod extend;
 mod inspect;
 mod logits;
 mod moefy;
+mod profile;
+mod prune;
+mod quantize;
 mod replay;
 mod run;
 mod synth;
@@ -31,6 +34,9 @@ pub(crate) enum Command {
     Devices(devices::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Profile(profile::Args),
+    Prune(prune::Args),
+    Quantize(quantize::Args),
     Inspect(inspect::Args),
     Trace(trace::Args),
     Replay(replay::Args),
@@ -52,6 +58,9 @@ impl Command {
             Command::Devices(args) => devices::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Profile(args) => profile::run(args),
+            Command::Prune(args) => prune::run(args),
+            Command::Quantize(args) => quantize::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Replay(args) => replay::run(args),

@@ -7,7 +7,8 @@ use hotset::{Completion, Sampling, Statistics, StopReason};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, SamplingArgs, SessionArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, OverlayArgs, SamplingArgs, SessionArgs, bundle_or_demo};
+use crate::profiling::Recording;
 
 /// Continue a text, to stdout
 ///
@@ -29,8 +30,13 @@ pub(crate) struct Args {
     /// Print one JSON object with text, token ids, stop reason and statistics
     #[arg(long)]
     json: bool,
+    /// Count which experts are used, and add that to this profile (slower on a GPU, which knows no lengths of outputs)
+    #[arg(long, value_name = "P.json")]
+    record: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    overlay: OverlayArgs,
     #[command(flatten)]
     context: SessionArgs,
     #[command(flatten)]
@@ -52,8 +58,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
         None if stdin().is_terminal() => return Err(Failure::new("there is no prompt; give one with -p TEXT or through a pipe")),
         _ => read_stdin()?,
     };
-    let engine = args.device.open(&bundle_or_demo(args.bundle)?)?;
+    let engine = args.device.open_with(&bundle_or_demo(args.bundle)?, &args.overlay)?;
     let mut session = args.context.session(&engine)?;
+    let recording = args.record.map(|path| Recording::begin(path, "run", &mut session)).transpose()?;
     session.append_text(&prompt)?;
     let prompt_tokens = session.tokens().len();
     let options = args.sampling.options(args.max_tokens, Sampling::default());
@@ -69,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     let completion = stream.finish();
     args.device.keep_heat(&engine)?;
+    recording.map_or(Ok(()), |r| r.finish(&mut session))?;
     if args.json {
         let Completion { text, stop, statistics } = &completion;
         let json = Json { text, tokens: &session.tokens()[prompt_tokens..], stop: *stop, statistics: *statistics };

@@ -31,7 +31,12 @@ fn subject(case: &str) -> Subject {
 
 fn options(part: Part, weight: f64) -> Options {
     let schedule = Schedule { steps: 24, rate: 3e-3, decay: 0.0 };
-    Options { part, weight, settings: Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false } }
+    Options {
+        part,
+        weight,
+        keep: None,
+        settings: Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false },
+    }
 }
 
 /// Keeps what it is told, and interrupts after a step.
@@ -179,7 +184,7 @@ fn an_infinite_loss_stops_training() {
 #[test]
 fn spread_is_an_entropy() {
     let logits = Var::new(&[[0.0f32, 3f32.ln()], [0.0, 0.0]], &Device::Cpu).unwrap();
-    let routing = Routing { step: 0, logits: logits.as_tensor().clone(), chosen: Vec::new() };
+    let routing = Routing { step: 0, logits: logits.as_tensor().clone(), chosen: Vec::new(), added: None };
     let spread = spread(&[routing]).unwrap();
     // p̄ = (3/8, 5/8).
     let want = -(0.375f32 * 0.375f32.ln() + 0.625 * 0.625f32.ln());

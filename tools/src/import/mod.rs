@@ -50,6 +50,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
+use crate::packing::Usage;
 
 use builder::Builder;
 pub(crate) use config::activation;
@@ -81,17 +82,6 @@ pub(crate) struct Dense {
 pub(crate) enum Shape {
     Vector { len: u32 },
     Matrix { rows: u32, cols: u32 },
-}
-
-/// What a matrix is for, as far as its codec is concerned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Usage {
-    /// Multiplied with activations.
-    Weight,
-    /// Part of a router's score network.
-    Router,
-    /// The embedding table or the output head.
-    Vocabulary,
 }
 
 type Importer = fn(Config<'_>, Builder<'_>) -> Result<Import>;

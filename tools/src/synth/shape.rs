@@ -56,6 +56,7 @@ impl Shape {
             family: "synthetic".into(),
             tool: concat!("hotset ", env!("CARGO_PKG_VERSION")).into(),
             history: vec![format!("drawn at random in {codec} from seed {seed}, use of experts skewed by {skew}")],
+            origin: None,
         };
         Manifest { format: FORMAT, plan, tensors: tensors.all, text: None, provenance, hashes: BTreeMap::new(), fingerprint: String::new() }
     }

@@ -7,7 +7,8 @@ use hotset::plan::{Norm, Part, Plan, Role, Work};
 
 use crate::checkpoint::Tensors;
 use crate::failure::{Failure, Result};
-use crate::import::{Import, Shape, Source, Usage};
+use crate::import::{Import, Shape, Source};
+use crate::packing::Usage;
 use crate::random::Random;
 use crate::training::Weights;
 

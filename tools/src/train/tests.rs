@@ -86,7 +86,7 @@ fn the_tensors_of_a_configuration_are_those_of_its_checkpoint() {
 fn even_and_sure_is_best() {
     let imbalance = |rows: &[[f32; 2]]| {
         let logits = Tensor::from_vec(rows.concat(), (rows.len(), 2), &Device::Cpu).unwrap();
-        let routing = Routing { step: 0, logits: logits.clone(), chosen: Vec::new() };
+        let routing = Routing { step: 0, logits: logits.clone(), chosen: Vec::new(), added: None };
         imbalance(&[routing], &logits).unwrap().to_scalar::<f32>().unwrap()
     };
     assert!((imbalance(&[[9.0, -9.0], [-9.0, 9.0]]) + 2f32.ln()).abs() < 1e-3, "sure of all, all used alike");

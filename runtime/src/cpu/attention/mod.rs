@@ -19,6 +19,7 @@ use super::state::Cache;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
 use crate::plan::{Attention, Part, Role, Step};
+use crate::profile::Side;
 
 use latent::LatentSpace;
 use project::ProjectSpace;
@@ -117,7 +118,7 @@ pub(super) fn run(
     // Project back: every row of work what its queries, or those of its token, brought.
     let wanted = match (&a.o, pool) {
         (Part::Shared(o), _) => adapter::forms(c, o)?,
-        (_, Some(p)) => Forms::for_codec(c.bundle.plan().pools[p].codec),
+        (_, Some(p)) => Forms::for_codec(c.bundle.plan().pools[p].codec).and(c.measured()),
         _ => return Err(misplaced(step)),
     };
     let by_head = match &a.latent {
@@ -139,6 +140,7 @@ pub(super) fn run(
     });
     let groups = groups_of(width);
     let rows = |run: &Run| outputs.view(run.rows.start * groups, groups, run.rows.len());
+    c.measure(pool, Side::Inner, work.runs.iter().map(|run| (run, rows(run))));
     let bias = step.bias.as_ref().map(|b| c.bundle.vector(b)).transpose()?;
     let join = Join { work: &work, scale: step.scale, bias };
     let Some((experts, pool)) = experts.as_mut().zip(pool) else {
@@ -148,7 +150,7 @@ pub(super) fn run(
             _ => Err(misplaced(step)),
         };
         let part = |run| Ok(product::Part { run, weights: weights(run)?, y: rows(run) });
-        join.all(c, &work.runs.iter().map(part).collect::<Result<Vec<_>>>()?, x);
+        join.told(c, &work.runs.iter().map(part).collect::<Result<Vec<_>>>()?, pending, x);
         return match (&a.o, work.dense_run()) {
             (Part::Shared(o), Some(run)) => adapter::join(c, o, None, (&join, run, rows(run)), x),
             _ => Ok(()),
@@ -160,6 +162,7 @@ pub(super) fn run(
         let part = |(run, bytes)| Ok(product::Part { run, weights: c.record(pool, bytes, Role::Output)?, y: rows(run) });
         join.some(c, &wave.into_iter().map(part).collect::<Result<Vec<_>>>()?, pending);
     }
+    c.tell_lengths(&work, pending);
     join.sum(c, pending, x);
     Ok(())
 }

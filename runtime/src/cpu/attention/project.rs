@@ -13,6 +13,7 @@ use super::super::share;
 use crate::codec::GROUP;
 use crate::error::{Error, Result};
 use crate::plan::{Attention, Part, Pool, Role};
+use crate::profile::Side;
 
 /// Space of projections, kept between steps.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ const ROLES: [Role; 3] = [Role::Query, Role::Key, Role::Value];
 
 /// The forms of the input that the step reads, apart from its router.
 pub(in super::super) fn forms(c: &Context<'_>, a: &Attention, pool: Option<&Pool>) -> Result<Forms> {
-    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec));
+    let mut forms = pool.map_or(Forms::default(), |p| Forms::for_codec(p.codec).and(c.measured()));
     for part in [&a.q, &a.k, &a.v] {
         forms = forms.and(match part {
             Part::Shared(l) | Part::LowRank { down: l, .. } => adapter::forms(c, l)?,
@@ -87,6 +88,9 @@ pub(super) fn project<'s>(
     projected.resize(at, [0.0; GROUP]);
     let forms = forms(c, a, pool.map(|p| &c.bundle.plan().pools[p]))?;
     let inputs = work.inputs(c, &work.runs.iter().collect::<Vec<_>>(), input, groups, gathered, forms);
+    if routed > 0 {
+        c.measure(pool, Side::Input, work.runs.iter().zip(inputs.iter().copied()));
+    }
     match (experts, pool) {
         (Some(experts), Some(pool)) => {
             let routed_end = begins[..routed].last().map_or(0, |b| b + work.rows() * widths[routed - 1]);

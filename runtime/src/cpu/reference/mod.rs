@@ -38,7 +38,7 @@ impl Model for ReferenceModel {
         Ok(Box::new(run))
     }
 
-    fn adapted(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+    fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
         Ok(Box::new(ReferenceModel::new(bundle)))
     }
 

@@ -4,7 +4,7 @@ use super::ops::{activate, add_scaled, dot, linear, matvec, norm, sigmoid, softm
 use crate::bundle::Bundle;
 use crate::error::Result;
 use crate::model::Routing;
-use crate::plan::{Cell, GroupBy, Groups, Router, Rule, Score, Transform, Value};
+use crate::plan::{Cell, GroupBy, Groups, Pruned, Router, Rule, Score, Semantics, Transform, Value};
 
 /// One expert a token uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,15 +15,21 @@ pub(super) struct Route {
 
 /// The routes of one token with feature `x` `[W]`, in order of selection. `memories` are what the plan's recurrent routers carry.
 pub(super) fn route(bundle: &Bundle, router: &Router, routing: Routing, x: &[f32], memories: &mut [Vec<f32>]) -> Result<Vec<Route>> {
-    let logits = transform(bundle, &router.transform, score(bundle, &router.score, x, memories)?)?;
+    let mut logits = transform(bundle, &router.transform, score(bundle, &router.score, x, memories)?)?;
+    if let Some(Pruned { experts, semantics: Semantics::Deleted }) = &router.pruned {
+        experts.iter().for_each(|&e| logits[e as usize] = f32::NEG_INFINITY);
+    }
     let mut values = value(router.select.by, &logits, &[]);
     if let Some(bias) = &router.select.bias {
         add_scaled(&mut values, bundle.vector(bias)?, 1.0);
     }
+    if let Some(Pruned { experts, semantics: Semantics::Masked }) = &router.pruned {
+        experts.iter().for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
+    }
     if let Some(groups) = router.select.groups {
         keep_best(&mut values, groups);
     }
-    let selected = select(&values, routing.rule(&router.select, values.len() as u32));
+    let selected = select(&values, routing.rule(router, values.len() as u32));
     let values = value(router.weigh.by, &logits, &selected);
     let sum: f32 = selected.iter().map(|&e| values[e as usize]).sum();
     let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };
@@ -123,7 +129,7 @@ fn sorted(values: &[f32]) -> Vec<u32> {
     ids
 }
 
-/// Expert ids by falling value, ties to the lowest id; none of those outside the best groups.
+/// Expert ids by falling value, ties to the lowest id; none of those outside the best groups or pruned.
 fn select(values: &[f32], rule: Rule) -> Vec<u32> {
     let mut ids = sorted(values);
     ids.retain(|&e| values[e as usize] != f32::NEG_INFINITY);
@@ -148,7 +154,7 @@ fn select(values: &[f32], rule: Rule) -> Vec<u32> {
             }
         }
         Rule::NonZero => ids.retain(|&e| values[e as usize] != 0.0),
-        Rule::Rank { rank } => ids = vec![ids[rank as usize]],
+        Rule::Rank { rank } => ids = ids.get(rank as usize).copied().into_iter().collect(),
     }
     ids
 }

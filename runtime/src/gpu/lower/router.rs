@@ -5,12 +5,16 @@ use hotset_shaders::{group, recur, route};
 use super::{FEW, Lower, NONE, Product, all, parts_of, product::Factor};
 use crate::error::{Error, Result};
 use crate::gpu::program::Program;
-use crate::gpu::scratch::{cell_rows, choice, routes, row};
+use crate::gpu::scratch::{cell_rows, choice, mask, routes, row};
 use crate::gpu::weights::padded_rows;
-use crate::plan::{Cell, Feature, GroupBy, Linear, Routed, Router, Rule, Score, Step, Transform, Value};
+use crate::plan::{Cell, Feature, GroupBy, Linear, Routed, Router, Rule, Score, Semantics, Step, Transform, Value};
 
 /// Most groups of experts that `route` tells apart.
 const GROUPS: u32 = 1024;
+/// Bits of what `route` does to logits: negative ones become 0.
+const RELU: u32 = 1;
+/// Pruned experts' become the lowest.
+const DELETE: u32 = 2;
 
 impl Lower<'_> {
     /// Where the gate logits of the always-on part begin in `scores`, behind the router's, in vec4.
@@ -96,12 +100,13 @@ impl Lower<'_> {
             Score::Cosine { projection, .. } => self.rows_of(&projection.weight)?,
             Score::Linear(_) | Score::Mlp { .. } | Score::Recurrent { .. } => 0,
         };
-        let (relu, norm) = match &router.transform {
+        let deleted = router.pruned.as_ref().is_some_and(|p| p.semantics == Semantics::Deleted);
+        let (rectified, norm) = match &router.transform {
             None => (0, None),
-            Some(Transform::Relu { norm }) => (1, norm.as_ref()),
+            Some(Transform::Relu { norm }) => (RELU, norm.as_ref()),
         };
         let (norm, weight, bias, eps) = parts_of(norm);
-        let rule = match self.options.routing.rule(&router.select, pool.experts()) {
+        let rule = match self.options.routing.rule(router, pool.experts()) {
             Rule::TopK { .. } => route::Params::default(),
             Rule::TopP { p } => route::Params { rule: 1, p, ..Default::default() },
             Rule::NonZero => route::Params { rule: 2, ..Default::default() },
@@ -120,7 +125,7 @@ impl Lower<'_> {
             routes: routes(self.plan, step, self.options.routing),
             cosine,
             hidden_stride: row(cosine),
-            relu,
+            change: rectified | if deleted { DELETE } else { 0 },
             norm,
             norm_weight: self.elements(weight)?,
             norm_bias: self.elements(bias)?,
@@ -137,6 +142,10 @@ impl Lower<'_> {
             floor: router.weigh.floor,
             scale: router.weigh.scale,
             table: self.slabs.pools[routed.pool as usize].table,
+            mask: router.pruned.as_ref().map_or(NONE, |_| {
+                let steps = self.plan.steps.len();
+                choice(self.plan, steps, self.options.routing) + mask(self.plan, number as usize)
+            }),
             latch: 0,
             choice: NONE,
             ..rule

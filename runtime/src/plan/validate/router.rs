@@ -26,7 +26,12 @@ impl Validator<'_> {
             let pairs = g.by == GroupBy::Best || experts / g.count >= 2;
             ensure(pairs, at, || "groups of one expert have no two best".into())?;
         }
-        let available = r.select.available(experts);
+        if let Some(p) = &r.pruned {
+            ensure(p.experts.is_sorted_by(|a, b| a < b), at, || "pruned experts are not in ascending order".into())?;
+            ensure(p.experts.last().is_none_or(|&e| e < experts), at, || format!("a pruned expert beyond {experts}"))?;
+            ensure(p.experts.len() < experts as usize, at, || "every expert is pruned".into())?;
+        }
+        let available = r.available(experts);
         match r.select.rule {
             Rule::TopK { k } => ensure((1..=available).contains(&k), at, || format!("top-{k} of {available} experts"))?,
             Rule::TopP { p } => ensure(p.is_finite() && p >= 0.0, at, || format!("top-p of {p}"))?,
@@ -38,7 +43,7 @@ impl Validator<'_> {
                 ensure((1..=available).contains(&least), at, || format!("at least {least} of {available} experts"))?;
             }
         }
-        let most = r.select.rule.max_routes(experts);
+        let most = r.max_routes(experts);
         ensure(most <= Caps::ROUTES, at, || format!("a token may use {most} experts; at most {} are allowed", Caps::ROUTES))?;
         let after = matches!(r.select.by, Value::SoftmaxSelected | Value::SoftmaxClose { .. });
         ensure(!after, at, || "selection cannot depend on what is selected".into())?;

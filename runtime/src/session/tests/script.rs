@@ -110,6 +110,10 @@ impl Model for Script {
         Ok(Box::new(Reciting { script: self.clone(), position: 0, said: 0 }))
     }
 
+    fn view(&self, _: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        Ok(Box::new(self.clone()))
+    }
+
     fn report(&self) -> Report {
         Report { device: "script".into(), kind: "cpu", ..Report::default() }
     }

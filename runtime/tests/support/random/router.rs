@@ -1,7 +1,8 @@
 //! Drawing pools and routers.
 
 use hotset::plan::{
-    Cell, Expert, Feature, GroupBy, Groups, Name, Norm, Pool, Routed, Router, Rule, Score, Select, Transform, Value, Weigh,
+    Cell, Expert, Feature, GroupBy, Groups, Name, Norm, Pool, Pruned, Routed, Router, Rule, Score, Select, Semantics, Transform, Value,
+    Weigh,
 };
 
 use super::Draw;
@@ -43,7 +44,27 @@ impl Draw {
             3 => self.close(score, experts),
             _ => self.top_k(score, experts),
         };
-        Routed { pool, router: Router { feature, ..router } }
+        let router = Router { feature, ..router };
+        Routed { pool, router: if self.random.below(3) == 0 { self.prune(router, experts) } else { router } }
+    }
+
+    /// A router that does without about a third of the experts, as far as its rule allows.
+    fn prune(&mut self, router: Router, experts: u32) -> Router {
+        let need = match router.select.rule {
+            Rule::TopK { k } => k,
+            Rule::Rank { rank } => rank + 1,
+            Rule::TopP { .. } | Rule::NonZero | Rule::Certain { .. } => 1,
+        };
+        let without = |experts: Vec<u32>, semantics| Router { pruned: Some(Pruned { experts, semantics }), ..router.clone() };
+        let semantics = self.random.pick(&[Semantics::Masked, Semantics::Deleted]);
+        let mut dropped = Vec::new();
+        for e in 0..experts {
+            let more: Vec<u32> = dropped.iter().copied().chain([e]).collect();
+            if self.random.below(3) == 0 && without(more.clone(), semantics).available(experts) >= need {
+                dropped = more;
+            }
+        }
+        if dropped.is_empty() { router } else { without(dropped, semantics) }
     }
 
     fn score(&mut self, step: &str, experts: u32, width: u32) -> Score {

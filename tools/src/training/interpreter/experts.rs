@@ -22,7 +22,12 @@ impl Run<'_> {
 
     /// Adds up outputs `[R, D]` of routes, weighed, to what each token of `a` `[B·T, D]` gets.
     pub(super) fn combine(&self, routes: &Routes, outputs: &Tensor, a: &Tensor) -> Result<Tensor> {
-        Tensor::zeros(a.shape(), a.dtype(), a.device())?.index_add(&routes.tokens, &outputs.broadcast_mul(&routes.weights)?, 0)
+        let weighed = outputs.broadcast_mul(&routes.weights)?;
+        if let Some(added) = &self.added {
+            let lengths = weighed.detach().sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?;
+            *added.borrow_mut() = routes.experts.iter().copied().zip(lengths).collect();
+        }
+        Tensor::zeros(a.shape(), a.dtype(), a.device())?.index_add(&routes.tokens, &weighed, 0)
     }
 
     /// Rows `x` `[R, in]`, one for each route, times the matrix of that role of the route's expert: `[R, out]`.

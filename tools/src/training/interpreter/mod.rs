@@ -13,10 +13,12 @@ mod tensors;
 mod tests;
 mod vocabulary;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use candle_core::{DType, Result, Tensor};
-use hotset::plan::{Activation, Embedding, Feature, Join, Linear, SharedFfn, Step, Work};
+use hotset::plan::{Activation, Embedding, Feature, Join, Linear, Pruned, Semantics, SharedFfn, Step, Work};
+use hotset::profile::Kept;
 
 use crate::failure;
 use crate::import::Import;
@@ -46,6 +48,8 @@ pub(crate) struct Routing {
     pub(crate) logits: Tensor,
     /// How many tokens chose each expert `[E]`.
     pub(crate) chosen: Vec<u64>,
+    /// The sum of the lengths of what each expert added to the stream `[E]`, where that was asked for.
+    pub(crate) added: Option<Vec<f64>>,
 }
 
 impl Interpreter {
@@ -74,11 +78,32 @@ impl Interpreter {
         tensors::of_experts(&self.import)
     }
 
+    /// The same model with routers that choose only experts that `kept` names. Their values stay those over all experts.
+    pub(crate) fn closed(&self, kept: &Kept) -> Interpreter {
+        let mut import = self.import.clone();
+        for routed in import.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()) {
+            let (pool, kept) = (&import.plan.pools[routed.pool as usize], &kept.pools[routed.pool as usize]);
+            let experts: Vec<u32> = (0..pool.experts()).filter(|e| !kept.contains(e)).collect();
+            routed.router.pruned = (!experts.is_empty()).then_some(Pruned { experts, semantics: Semantics::Masked });
+        }
+        Interpreter { import }
+    }
+
     /// Runs the tokens `[B, T]`, each window for itself.
     pub(crate) fn forward(&self, weights: &Weights, tokens: &Tensor) -> Result<Pass> {
+        self.pass(weights, tokens, false)
+    }
+
+    /// The same, and measures what experts add to the stream.
+    pub(crate) fn observe(&self, weights: &Weights, tokens: &Tensor) -> Result<Pass> {
+        self.pass(weights, tokens, true)
+    }
+
+    fn pass(&self, weights: &Weights, tokens: &Tensor, observed: bool) -> Result<Pass> {
         let (batch, window) = tokens.dims2()?;
         let plan = &self.import.plan;
-        let run = Run { import: &self.import, tensors: Tensors { import: &self.import, weights }, batch, window };
+        let added = observed.then(RefCell::default);
+        let run = Run { import: &self.import, tensors: Tensors { import: &self.import, weights }, batch, window, added };
         let beside = plan.streams.iter().map(|s| match &s.embedding {
             Some(e) => run.embed(e, tokens),
             None => Tensor::zeros((batch * window, s.width as usize), DType::F32, tokens.device()),
@@ -118,6 +143,8 @@ struct Run<'a> {
     batch: usize,
     /// Tokens of each, `T`.
     window: usize,
+    /// Expert and length of what every route of the last step added, where that is wanted.
+    added: Option<RefCell<Vec<(u32, f32)>>>,
 }
 
 impl Run<'_> {
@@ -141,7 +168,7 @@ impl Run<'_> {
                 Feature::Stream(s) => &state.streams[s as usize],
             };
             let (logits, chosen, found) = self.route(routed, feature, &mut state.memories)?;
-            routings.push(Routing { step: index, logits, chosen });
+            routings.push(Routing { step: index, logits, chosen, added: None });
             routes = Some(found);
         }
         let y = match &step.work {
@@ -158,6 +185,11 @@ impl Run<'_> {
             Work::Identity => a,
             Work::Convolution(_) => candle_core::bail!("a convolution, which the vocabulary excludes"),
         };
+        if let (Some(added), Some(routing), true) = (&self.added, routings.last_mut(), step.routed.is_some()) {
+            let mut sums = vec![0.0; routing.chosen.len()];
+            added.borrow().iter().for_each(|&(e, length)| sums[e as usize] += f64::from(length));
+            routing.added = Some(sums);
+        }
         let y = match &step.bias {
             Some(bias) => y.broadcast_add(&self.tensors.dense(bias)?)?,
             None => y,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::sigmoid;
-use hotset::plan::{Cell, Routed, Score, Transform, Value, Weigh};
+use hotset::plan::{Cell, Pruned, Routed, Score, Semantics, Transform, Value, Weigh};
 
 use super::choose::choose;
 use super::{Run, activate};
@@ -18,6 +18,8 @@ pub(super) struct Routes {
     pub(super) counts: Arc<[usize]>,
     /// Record of each route `[R]`.
     pub(super) records: Tensor,
+    /// Expert of each route; experts may share a record.
+    pub(super) experts: Vec<u32>,
     /// Token of each route `[R]`.
     pub(super) tokens: Tensor,
     /// Weight of each route `[R, 1]`.
@@ -46,6 +48,11 @@ impl Run<'_> {
             Some(Transform::Relu { norm: None }) => logits.relu()?,
             Some(Transform::Relu { norm: Some(n) }) => self.norm(n, &logits.relu()?)?,
         };
+        let pruned = router.pruned.as_ref();
+        let logits = match pruned.filter(|p| p.semantics == Semantics::Deleted) {
+            Some(p) => logits.broadcast_add(&without(p, logits.dim(1)?, &logits)?)?,
+            None => logits,
+        };
         let mut values = match router.select.by {
             Value::Softmax => softmax(&logits.detach())?,
             Value::Sigmoid => sigmoid(&logits.detach())?,
@@ -53,6 +60,9 @@ impl Run<'_> {
         };
         if let Some(bias) = &router.select.bias {
             values = values.broadcast_add(&self.tensors.dense(bias)?.detach())?;
+        }
+        if let Some(p) = pruned.filter(|p| p.semantics == Semantics::Masked) {
+            values = values.broadcast_add(&without(p, values.dim(1)?, &values)?)?;
         }
         let experts = values.dim(1)?;
         let mut values = values.flatten_all()?.to_vec1::<f32>()?;
@@ -115,10 +125,12 @@ impl Run<'_> {
         let mut route_of_slot = vec![0u32; choices.tokens.len() * slots];
         let (mut records, mut tokens, mut cells, mut slot_of_route) =
             (Vec::<u32>::new(), Vec::<u32>::new(), Vec::<u32>::new(), Vec::<u32>::new());
+        let mut experts = Vec::new();
         for (record, &(token, expert, slot)) in by_record.iter().enumerate().flat_map(|(i, routes)| routes.iter().map(move |r| (i, r))) {
             route_of_slot[token * slots + slot] = records.len() as u32;
             slot_of_route.push((token * slots + slot) as u32);
             records.push(record as u32);
+            experts.push(expert);
             tokens.push(token as u32);
             cells.push((token * choices.experts) as u32 + expert);
         }
@@ -128,6 +140,7 @@ impl Run<'_> {
             pool,
             counts: by_record.iter().map(Vec::len).collect(),
             records: indices(records)?,
+            experts,
             tokens: indices(tokens)?,
             weights: weights.flatten_all()?.index_select(&indices(cells)?, 0)?.unsqueeze(1)?,
             slots,
@@ -135,6 +148,13 @@ impl Run<'_> {
             slot_of_route: indices(slot_of_route)?,
         })
     }
+}
+
+/// −∞ for experts that are not chosen any more, 0 for the others `[E]`.
+fn without(pruned: &Pruned, experts: usize, like: &Tensor) -> Result<Tensor> {
+    let mut row = vec![0.0f32; experts];
+    pruned.experts.iter().for_each(|&e| row[e as usize] = f32::NEG_INFINITY);
+    Tensor::new(row, like.device())
 }
 
 impl Choices {
