@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::training::{Report, TrainingArgs, interruption, not_negative};
+use super::training::{Report, TrainingArgs, not_negative};
 use crate::concentrate::{Options, Part, concentrate};
 use crate::failure::Result;
+use crate::interrupt;
 use crate::training::Subject;
 
 /// Train a model to use few experts for the text of a task
@@ -40,7 +41,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
-    let stop = interruption()?;
+    let stop = interrupt::flag()?;
     let subject = Subject::open(&args.source, &args.training.text, args.training.course.held_out)?;
     let options = Options { part: args.train, weight: args.weight, keep: args.keep, settings: args.training.course.settings(0.0) };
     let mut report = Report::new(&args.training.course);

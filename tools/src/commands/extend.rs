@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::training::{Report, TrainingArgs, interruption, not_negative};
+use super::training::{Report, TrainingArgs, not_negative};
 use crate::extend::{Options, extend};
 use crate::failure::Result;
+use crate::interrupt;
 use crate::training::Subject;
 
 /// Teach a model a new domain in new experts, and keep all that it has
@@ -37,7 +38,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
-    let stop = interruption()?;
+    let stop = interrupt::flag()?;
     let subject = Subject::open(&args.source, &args.training.text, args.training.course.held_out)?;
     let options = Options {
         experts: args.experts.into(),

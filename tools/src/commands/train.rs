@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::training::{CourseArgs, Report, interruption, not_negative};
+use super::training::{CourseArgs, Report, not_negative};
 use crate::failure::Result;
+use crate::interrupt;
 use crate::train::{Options, Share, train};
 
 /// Weight decay of matrices.
@@ -45,7 +46,7 @@ fn share(text: &str) -> std::result::Result<Share, String> {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
-    let stop = interruption()?;
+    let stop = interrupt::flag()?;
     let options = Options { balance: args.balance, held_out: args.course.held_out, settings: args.course.settings(DECAY) };
     let mut report = Report::new(&args.course);
     train(&args.source, &args.text, &options, &args.output, &mut report, &stop)?;

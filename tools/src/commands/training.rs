@@ -2,26 +2,15 @@
 
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::progress;
 use crate::training::{Measured, Progress, Schedule, Settings};
-
-/// Set by Ctrl-C: work ends at the next good place.
-pub(super) fn interruption() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-    Ok(stop)
-}
 
 /// A number above zero.
 pub(super) fn positive(s: &str) -> std::result::Result<f64, String> {
