@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use hotset::bundle::{Bundle, Manifest};
 use hotset::codec::Codec;
+use hotset::plan::Expert;
 use hotset::profile::{Profile, Usage};
 use hotset::{Device, Engine, EngineOptions, SessionOptions};
 use serde_json::Value;
@@ -82,7 +83,7 @@ fn every_other(bundle: &Path) -> PathBuf {
     for n in usage.steps.iter_mut().flat_map(|s| s.selections.iter_mut().step_by(2)) {
         *n = 100;
     }
-    let mut profile = Profile::new(&bundle);
+    let mut profile = Profile::new(bundle.manifest());
     profile.add("text", &usage).unwrap();
     std::fs::write(&path, profile.to_json().unwrap()).unwrap();
     path
@@ -155,7 +156,10 @@ fn activations_decide_how_experts_are_rounded_that_have_seen_enough() {
     for (pool, p) in plain.plan().pools.iter().enumerate() {
         for record in 0..p.records {
             let same = plain.record(pool, record) == aware.record(pool, record);
-            assert_eq!(same, seldom.contains(&format!("{}.{record}", p.name)), "{}.{record}", p.name);
+            let seldom = seldom.contains(&format!("{}.{record}", p.name));
+            // Weights of attention lie on the grid of q4, of which they come, so evenly that one power of two is always best.
+            let decides = !seldom && matches!(p.expert, Expert::Ffn { .. });
+            assert_eq!(same, !decides, "{}.{record}", p.name);
         }
     }
 }
@@ -199,22 +203,18 @@ fn nonsense_is_refused_in_a_sentence() {
     let end = bytes.len();
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     let nan = with("nan", &bytes);
-    let tensor = |name: &str| String::from_utf8_lossy(&activations[..100_000.min(end)]).contains(name);
-    assert!(tensor("hotset_activations"));
-    let renamed: Vec<u8> = String::from_utf8_lossy(&activations[8..]).find("hotset_activations").map_or(Vec::new(), |_| {
-        let mut bytes = activations.clone();
-        let at = bytes.windows(18).position(|w| w == b"hotset_activations").unwrap();
-        bytes[at] = b'x';
-        bytes
-    });
-    let anonymous = with("anonymous", &renamed);
-    let (target, nothing) = (tiny.path("out.hotset"), folder.join("nothing"));
+    let at = activations.windows(18).position(|w| w == b"hotset_activations").unwrap();
+    let mut bytes = activations.clone();
+    bytes[at] = b'x';
+    let anonymous = with("anonymous", &bytes);
+    let nowhere = folder.join("nothing");
+    let target = tiny.path("out.hotset");
     let cases: [(&str, &[&str], &str); 14] = [
         (DEMO, &[], "q4 already, there is nothing to gain by q4"),
         (DEMO, &["--codec", "q8"], "nothing to gain by q8; quantize a bundle of higher precision"),
         (str(&folder), &["--dense-codec", "q8"], "convert it with --codec f16 first"),
         (str(&folder), &["--profile", str(&profile)], "convert it with --codec f16 first"),
-        (str(&nothing), &[], "cannot open"),
+        (str(&nowhere), &[], "cannot open"),
         (str(&source), &["--profile", str(&profile)], "no activations beside it"),
         (str(&source), &["--profile", str(&demo)], "profile of another bundle"),
         (str(&source), &["--profile", str(&profile), "--hot", "1.5"], "choose 0 to 1"),
