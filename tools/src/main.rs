@@ -7,6 +7,7 @@ mod concentrate;
 mod devices;
 mod documents;
 mod evaluation;
+mod extend;
 mod failure;
 mod fitting;
 mod import;
@@ -25,6 +26,7 @@ mod saving;
 mod score;
 mod synth;
 mod terminal;
+mod train;
 mod training;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ mod concentrate;
 mod convert;
 mod devices;
 mod eval;
+mod extend;
 mod inspect;
 mod logits;
 mod moefy;
@@ -18,6 +19,7 @@ mod replay;
 mod run;
 mod synth;
 mod trace;
+mod train;
 mod training;
 
 use crate::failure::Result;
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Synth(synth::Args),
     Moefy(moefy::Args),
     Concentrate(concentrate::Args),
+    Extend(extend::Args),
+    Train(train::Args),
 }
 
 impl Command {
@@ -66,6 +70,8 @@ impl Command {
             Command::Synth(args) => synth::run(args),
             Command::Moefy(args) => moefy::run(args),
             Command::Concentrate(args) => concentrate::run(args),
+            Command::Extend(args) => extend::run(args),
+            Command::Train(args) => train::run(args),
         }
     }
 }

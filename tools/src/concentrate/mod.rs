@@ -67,6 +67,7 @@ pub(crate) fn concentrate(
         "--train": format!("{part:?}").to_lowercase(), "--weight": weight, "--keep": keep,
         "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
     }));
+    let (text, held) = subject.windows(settings.window)?;
     let keeper = Keeper::new(target, identity, settings.resume)?;
     let (weights, variables) = subject.weights()?.trainable(|name| match part {
         Part::Routers => routers.contains(name),
@@ -89,7 +90,7 @@ pub(crate) fn concentrate(
         keeper: &keeper,
         stop,
     };
-    teaching.run(Optimiser::new(variables, settings.schedule)?, &subject.texts, progress)?;
+    teaching.run(Optimiser::new(variables, settings.schedule)?, text.shuffled(settings.batch, settings.random()), &held, progress)?;
     folder.finish(
         &subject.checkpoint,
         &settings.config(subject.checkpoint.config()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hotset::codec::Codec;
-use hotset::plan::{Name, Plan, Score};
+use hotset::plan::{Name, Plan, Score, Work};
 
 /// What a matrix is for, as far as its codec is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,6 +39,12 @@ impl Usage {
             Score::Cosine { projection, centroids } => vec![&projection.weight, centroids],
             Score::Recurrent { input, hidden, output, .. } => vec![&input.weight, &hidden.weight, &output.weight],
         });
-        vocabulary.map(|name| (name, Usage::Vocabulary)).chain(routers.map(|name| (name, Usage::Router))).collect()
+        // What decides how much an always-on part counts is a router of one expert.
+        let shared = plan.steps.iter().filter_map(|s| match &s.work {
+            Work::Ffn(ffn) => ffn.shared.as_ref()?.weigh.as_ref().map(|l| &l.weight),
+            Work::Attention(_) | Work::Convolution(_) | Work::Identity => None,
+        });
+        let routers = routers.chain(shared).map(|name| (name, Usage::Router));
+        vocabulary.map(|name| (name, Usage::Vocabulary)).chain(routers).collect()
     }
 }

@@ -28,14 +28,19 @@ impl Recording {
         Ok(Recording { path, profile, name })
     }
 
-    /// Adds what was used and writes the profile.
-    pub(crate) fn finish(mut self, session: &mut Session) -> Result<()> {
+    /// Adds what a session used until now.
+    pub(crate) fn collect(&mut self, session: &mut Session) -> Result<()> {
         if let Some(usage) = session.take_use().filter(|u| u.tokens > 0) {
             self.profile.add(self.name, &usage)?;
             // They were measured on other text.
             self.profile.losses = None;
-            file::save(&self.profile, &self.path)?;
         }
         Ok(())
+    }
+
+    /// Adds what was used last and writes the profile.
+    pub(crate) fn finish(mut self, session: &mut Session) -> Result<()> {
+        self.collect(session)?;
+        file::save(&self.profile, &self.path)
     }
 }
