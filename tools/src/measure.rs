@@ -3,6 +3,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use hotset::bundle::{Bundle, Reading};
+use memmap2::MmapMut;
+
+use crate::failure::{Failure, Result};
+
 /// Bytes read to measure bandwidth: well beyond any cache.
 const BUFFER: usize = 512 << 20;
 
@@ -37,4 +42,58 @@ fn sum(words: &[u64]) -> u64 {
         sums.iter_mut().zip(chunk).for_each(|(s, w)| *s = s.wrapping_add(*w));
     }
     sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+}
+
+/// Bytes that are free for this process: what the system has, or what a control group leaves.
+pub(crate) fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let number = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
+    let left = number("memory.max").zip(number("memory.current")).map(|(most, taken)| most.saturating_sub(taken));
+    Some(left.unwrap_or(u64::MAX).min(kibibytes * 1024))
+}
+
+/// Readers at once, as many as when a model runs.
+const READERS: usize = 4;
+/// Bytes read to measure storage.
+const READ: usize = 512 << 20;
+
+/// Bytes per second at which `bundle`'s experts are read past the page cache, at random, a few at a time.
+///
+/// # Errors
+/// When it has no experts, or they cannot be read.
+pub(crate) fn flash(bundle: &Bundle) -> Result<f64> {
+    let pools = bundle.plan().pools.iter().enumerate();
+    let mut records: Vec<(usize, u32)> = pools.flat_map(|(pool, p)| (0..p.records).map(move |r| (pool, r))).collect();
+    if records.is_empty() {
+        return Err(Failure::new("the bundle has no experts to read; give the device's figures instead"));
+    }
+    // A multiplicative generator is random enough to jump about the file.
+    records.sort_by_key(|&(pool, r)| (pool as u64 * 0x9e37_79b9 + u64::from(r)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let bytes = |pool: usize| bundle.record_layout(pool).bytes;
+    let total: usize = records.iter().map(|&(pool, _)| bytes(pool)).sum();
+    let rounds = READ.div_ceil(total).min(64);
+    let started = Instant::now();
+    let read = |share: &[(usize, u32)]| -> hotset::Result<usize> {
+        // Reads past the page cache need memory of whole pages.
+        let most = share.iter().map(|&(pool, _)| bytes(pool)).max().unwrap_or(0);
+        let mut buffer = MmapMut::map_anon(most).map_err(|e| hotset::Error::Device(format!("the system has no memory to read to: {e}")))?;
+        let mut done = 0;
+        for &(pool, record) in (0..rounds).flat_map(|_| share) {
+            bundle.read_record(pool, record, &mut buffer, Reading::Direct)?;
+            done += bytes(pool);
+            if done >= READ / READERS {
+                break;
+            }
+        }
+        Ok(done)
+    };
+    let read = &read;
+    let done = std::thread::scope(|scope| {
+        let readers: Vec<_> = records.chunks(records.len().div_ceil(READERS)).map(|share| scope.spawn(move || read(share))).collect();
+        let parts = readers.into_iter().map(|r| r.join().unwrap_or_else(|_| Ok(0)));
+        parts.sum::<hotset::Result<usize>>()
+    })?;
+    Ok(done as f64 / started.elapsed().as_secs_f64())
 }

@@ -2,6 +2,7 @@
 
 mod adapt;
 mod bench;
+mod bundle;
 mod chat;
 mod concentrate;
 mod convert;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Devices(devices::Args),
     Eval(eval::Args),
     Bench(bench::Args),
+    Bundle(bundle::Args),
     Profile(profile::Args),
     Prune(prune::Args),
     Quantize(quantize::Args),
@@ -58,6 +60,7 @@ impl Command {
             Command::Devices(args) => devices::run(args),
             Command::Eval(args) => eval::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Bundle(args) => bundle::run(args),
             Command::Profile(args) => profile::run(args),
             Command::Prune(args) => prune::run(args),
             Command::Quantize(args) => quantize::run(args),

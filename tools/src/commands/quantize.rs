@@ -77,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     }
     let bundle = Bundle::open(&args.source)?;
     let (activations, hot) = knowledge(&args, &bundle)?;
-    let options = Options { codec: args.codec, dense: args.dense_codec, activations: activations.as_ref(), hot: hot.as_ref() };
+    let options = Options { codec: args.codec, dense: args.dense_codec, activations: activations.as_ref(), hot: hot.as_ref(), done: None };
     let stop = interrupt::flag()?;
     let bar = progress::bytes();
     let progress = |written, total| {

@@ -30,31 +30,17 @@ pub(crate) struct Options<'a> {
 
 /// Writes the bundle; nothing appears at the target unless everything succeeds.
 pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<Tokenizer>, options: &Options<'_>) -> Result<Manifest> {
-    let Import { mut plan, dense, mut experts } = import;
-    share(checkpoint, &mut plan, &mut experts)?;
+    let mut import = import;
+    share(checkpoint, &mut import.plan, &mut import.experts)?;
     let codec = options.codec.unwrap_or(DEFAULT);
-    let mut history = format!("converted to {codec}");
-    for (pool, records) in plan.pools.iter_mut().zip(&experts) {
-        let published = records.iter().flatten().any(|s| matches!(s, Source::Mxfp4 { .. }));
-        pool.codec = if published && options.codec.is_none() { Codec::Mxfp4 } else { codec };
-    }
-    if plan.pools.iter().any(|p| p.codec != codec) {
-        history += ", experts kept in mxfp4";
-    }
-    let layouts: Option<Vec<_>> = plan.pools.iter().map(|p| RecordLayout::of(p, plan.width)).collect();
+    let mut manifest = manifest(&import, options.codec);
+    let layouts: Option<Vec<_>> = manifest.plan.pools.iter().map(|p| RecordLayout::of(p, manifest.plan.width)).collect();
     let layouts = layouts.ok_or_else(|| Failure::new("an expert is too large to store"))?;
-    let tensors = dense.iter().map(|(name, d)| (name.clone(), d.info(codec))).collect();
     let (json, text) = tokenizer.map(|t| (t.json, t.text)).unzip();
-    let provenance = Provenance {
-        name: checkpoint.name(),
-        family: options.family.to_owned(),
-        tool: format!("hotset {}", env!("CARGO_PKG_VERSION")),
-        history: vec![history],
-        origin: None,
-    };
-    let (hashes, fingerprint) = Default::default();
-    let manifest = Manifest { format: FORMAT, plan, tensors, text, provenance, hashes, fingerprint };
+    manifest.text = text;
+    (manifest.provenance.name, manifest.provenance.family) = (checkpoint.name(), options.family.to_owned());
 
+    let Import { dense, experts, .. } = import;
     let dense = dense.values().map(|d| Content::Values(vec![d.stored(codec, checkpoint)])).collect();
     let values = |source| (Read { checkpoint, source }, None);
     let records =
@@ -62,6 +48,25 @@ pub(crate) fn write(checkpoint: &Checkpoint, import: Import, tokenizer: Option<T
     let records = records.collect();
     let watch = Watch { stop: options.stop, progress: options.progress, release: &|| checkpoint.release() };
     packing::write(options.target, manifest, json.as_deref(), (dense, records), watch)
+}
+
+/// What the file will say, but for its text and where it is from.
+pub(crate) fn manifest(import: &Import, asked: Option<Codec>) -> Manifest {
+    let codec = asked.unwrap_or(DEFAULT);
+    let mut plan = import.plan.clone();
+    let mut history = format!("converted to {codec}");
+    for (pool, records) in plan.pools.iter_mut().zip(&import.experts) {
+        let published = records.iter().flatten().any(|s| matches!(s, Source::Mxfp4 { .. }));
+        pool.codec = if published && asked.is_none() { Codec::Mxfp4 } else { codec };
+    }
+    if plan.pools.iter().any(|p| p.codec != codec) {
+        history += ", experts kept in mxfp4";
+    }
+    let tensors = import.dense.iter().map(|(name, d)| (name.clone(), d.info(codec))).collect();
+    let tool = format!("hotset {}", env!("CARGO_PKG_VERSION"));
+    let provenance = Provenance { tool, history: vec![history], ..Provenance::default() };
+    let (text, hashes, fingerprint) = Default::default();
+    Manifest { format: FORMAT, plan, tensors, text, provenance, hashes, fingerprint }
 }
 
 /// The values of a source.

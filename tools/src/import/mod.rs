@@ -56,7 +56,7 @@ use builder::Builder;
 pub(crate) use config::activation;
 use config::{Config, Read};
 
-pub(crate) use encode::{DEFAULT, Options, write};
+pub(crate) use encode::{DEFAULT, Options, manifest, write};
 pub(crate) use slice::{Every, Slice};
 pub(crate) use source::Source;
 

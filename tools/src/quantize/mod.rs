@@ -35,6 +35,8 @@ pub(crate) struct Options<'a> {
     pub(crate) activations: Option<&'a Activations>,
     /// Experts that get a codec of their own.
     pub(crate) hot: Option<&'a Hot>,
+    /// What was done to the bundle, a view, that its history does not say yet.
+    pub(crate) done: Option<&'a str>,
 }
 
 /// What was done.
@@ -55,21 +57,9 @@ pub(crate) fn quantize(bundle: &Bundle, options: &Options<'_>, target: &Path, wa
     let mut records: Vec<Vec<Origin>> = (0..manifest.plan.pools.len())
         .map(|pool| (0..manifest.plan.pools[pool].records).map(|record| Origin { pool, record }).collect())
         .collect();
-    for pool in &mut manifest.plan.pools {
-        pool.codec = smaller(pool.codec, options.codec);
-    }
+    recode(&mut manifest, options.codec, options.dense);
     if let Some(hot) = options.hot {
         hot.split(bundle, &mut manifest.plan, &mut records)?;
-    }
-    let special = Usage::special(bundle.plan());
-    for (name, info) in &mut manifest.tensors {
-        if let TensorInfo::Matrix { codec, .. } = info {
-            let wanted = match (special.get(name), options.dense) {
-                (Some(Usage::Router), _) | (_, None) => special.get(name).unwrap_or(&Usage::Weight).codec(options.codec),
-                (_, Some(dense)) => dense,
-            };
-            *codec = smaller(*codec, wanted);
-        }
     }
     if manifest.plan == *bundle.plan() && manifest.tensors == bundle.manifest().tensors {
         return Err(Failure::new(format!(
@@ -86,6 +76,7 @@ pub(crate) fn quantize(bundle: &Bundle, options: &Options<'_>, target: &Path, wa
         )));
     }
     manifest.provenance.tool = format!("hotset {}", env!("CARGO_PKG_VERSION"));
+    manifest.provenance.history.extend(options.done.map(str::to_owned));
     manifest.provenance.history.push(options.history());
     if options.hot.is_none() {
         manifest.provenance.origin.get_or_insert_with(|| bundle.manifest().fingerprint.clone());
@@ -102,6 +93,24 @@ pub(crate) fn quantize(bundle: &Bundle, options: &Options<'_>, target: &Path, wa
     let plain = plain.map(|(o, _)| format!("{}.{}", bundle.plan().pools[o.pool].name, o.record)).collect();
     let manifest = packing::write(target, manifest.clone(), bundle.tokenizer(), (dense, contents), watch)?;
     Ok(Done { manifest, plain })
+}
+
+/// Gives everything in `manifest` the codec that it is asked to have, or leaves it the smaller one it has: `codec` for experts, `dense`,
+/// or else the same, for all but routers.
+pub(crate) fn recode(manifest: &mut Manifest, codec: Codec, dense: Option<Codec>) {
+    for pool in &mut manifest.plan.pools {
+        pool.codec = smaller(pool.codec, codec);
+    }
+    let special = Usage::special(&manifest.plan);
+    for (name, info) in &mut manifest.tensors {
+        if let TensorInfo::Matrix { codec: current, .. } = info {
+            let wanted = match (special.get(name), dense) {
+                (Some(Usage::Router), _) | (_, None) => special.get(name).unwrap_or(&Usage::Weight).codec(codec),
+                (_, Some(dense)) => dense,
+            };
+            *current = smaller(*current, wanted);
+        }
+    }
 }
 
 impl Options<'_> {
