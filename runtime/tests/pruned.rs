@@ -166,3 +166,39 @@ fn what_is_dropped_is_never_read() {
         }
     });
 }
+
+/// What a model uses is the same on a GPU, resident and paged, and on the CPU; only the CPU measures lengths of outputs.
+#[test]
+fn use_is_counted_alike_everywhere() {
+    if !support::adapter() {
+        return;
+    }
+    each(|seed, bundle, _, tokens, _| {
+        // In other codecs devices round otherwise, and a close choice may go the other way.
+        if seed % 3 != 0 || bundle.plan().pools.iter().any(|p| p.codec != Codec::F32) {
+            return;
+        }
+        let used = |model: &dyn Model| {
+            let mut run = model.start(RunOptions::new(64)).unwrap();
+            run.record_use().unwrap();
+            let (prompt, answer) = tokens.split_at(tokens.len() / 2);
+            std::iter::once(prompt).chain(answer.chunks(1)).for_each(|part| drop(run.forward(part, Want::Last).unwrap()));
+            run.take_use().unwrap()
+        };
+        let cpu = used(&CpuModel::new(bundle.clone(), Some(2)).unwrap());
+        let options = GpuOptions::on(AdapterChoice::Any);
+        let resident = GpuModel::new(bundle.clone(), &options).unwrap();
+        let large = GpuOptions { budget: Some(1 << 30), ..options.clone() };
+        let paged = GpuModel::new(bundle.clone(), &large).unwrap();
+        let least = paged.report().paging.unwrap().least;
+        let small = GpuModel::new(bundle.clone(), &GpuOptions { budget: Some(least + (1 << 20)), ..options }).unwrap();
+        for gpu in [used(&resident), used(&paged), used(&small)] {
+            assert_eq!(gpu.tokens, cpu.tokens, "seed {seed}");
+            for (a, b) in gpu.steps.iter().zip(&cpu.steps) {
+                assert_eq!((&a.selections, &a.next, &a.chunks), (&b.selections, &b.next, &b.chunks), "seed {seed}, {}", a.name);
+                assert!(a.gate.iter().zip(&b.gate).all(|(x, y)| (x - y).abs() <= 1e-3 * (1.0 + y.abs())), "seed {seed}, {}", a.name);
+                assert!(a.saliency.is_none() && (b.saliency.is_some() || b.selections.iter().all(|n| *n == 0)), "seed {seed}, {}", a.name);
+            }
+        }
+    });
+}

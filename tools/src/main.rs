@@ -6,6 +6,7 @@ mod commands;
 mod concentrate;
 mod documents;
 mod evaluation;
+mod extend;
 mod failure;
 mod import;
 mod interrupt;
@@ -23,6 +24,7 @@ mod saving;
 mod score;
 mod synth;
 mod terminal;
+mod train;
 mod training;
 
 use std::process::ExitCode;

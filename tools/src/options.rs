@@ -8,7 +8,7 @@ use hotset::bundle::{Bundle, Reading};
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
 use hotset::plan::Semantics;
-use hotset::profile::{Criterion, KeepOptions};
+use hotset::profile::{Criterion, KeepOptions, Kept};
 use hotset::{
     Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
     SessionOptions,
@@ -208,20 +208,25 @@ fn self_contrast(text: &str) -> std::result::Result<SelfContrast, String> {
 impl SessionArgs {
     /// Starts a session.
     pub(crate) fn session(&self, engine: &Engine) -> Result<Session> {
-        self.start(engine, self.context)
+        self.start(engine, self.context, None)
+    }
+
+    /// Starts a session that does with these experts.
+    pub(crate) fn session_with(&self, engine: &Engine, kept: Option<Kept>) -> Result<Session> {
+        self.start(engine, self.context, kept)
     }
 
     /// Starts a session for `tokens` and nothing after them: models whose positions depend on the conversation's length see the length that
     /// a single pass over these tokens has.
     pub(crate) fn session_for(&self, engine: &Engine, tokens: usize) -> Result<Session> {
-        self.start(engine, self.context.or(Some(tokens.max(1))))
+        self.start(engine, self.context.or(Some(tokens.max(1))), None)
     }
 
-    fn start(&self, engine: &Engine, context: Option<usize>) -> Result<Session> {
+    fn start(&self, engine: &Engine, context: Option<usize>, kept: Option<Kept>) -> Result<Session> {
         let overflow = if self.slide { Overflow::Slide } else { Overflow::Error };
         let &SessionArgs { experts_per_token, self_contrast, ref adapter, .. } = self;
         let adapter = adapter.as_ref().map(Adapter::open).transpose()?;
-        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, ..SessionOptions::default() };
+        let options = SessionOptions { context, overflow, experts_per_token, self_contrast, adapter, kept, ..SessionOptions::default() };
         Ok(engine.session(&options)?)
     }
 }

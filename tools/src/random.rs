@@ -17,6 +17,12 @@ impl Random {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// A number of mean 0 and variance 1, normally distributed.
+    pub(crate) fn normal(&mut self) -> f64 {
+        // Box and Muller; 1 − unit is never zero.
+        (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
+    }
+
     /// A number below `n`, which is not zero.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize

@@ -169,6 +169,24 @@ fn at_load_and_in_a_file_answers_are_the_same() {
     }
 }
 
+/// A conversation goes on with other experts, and with all again; what it uses is recorded either way.
+#[test]
+fn a_chat_switches_experts() {
+    let tiny = Tiny::new();
+    let (p, said) = (profile(&tiny), tiny.path("said.json"));
+    let input = format!("Once upon a time\n/profile {} 0.3\nOnce upon a time\n/profile\nand then\n/profile nothing\n", p.display());
+    let args = ["chat", DEMO, "--temp", "0", "-n", "8", "--device", "cpu", "--record", str(&said)];
+    let done = tiny::hotset_with(&args, input.as_bytes());
+    assert!(done.stderr.contains("from here on with 30 % of the experts' bytes"), "{}", done.stderr);
+    assert!(done.stderr.contains("from here on with all experts") && done.stderr.contains("/profile needs a profile and a share"));
+    assert_eq!(done.stdout.lines().count(), 3, "{}", done.stdout);
+    // Whoever gives up early has recorded nothing; whoever leaves by the door has.
+    assert_eq!((done.code, said.exists()), (Some(1), false));
+    let input = input.replace("/profile nothing\n", "");
+    assert_eq!(tiny::hotset_with(&args, input.as_bytes()).code, Some(0));
+    assert!(read(&said).texts["chat"].tokens > 30);
+}
+
 /// Dropped experts may join others: the file is as small, answers differ, and every executor agrees on them.
 #[test]
 fn what_is_dropped_may_join_others() {

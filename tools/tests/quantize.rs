@@ -83,7 +83,7 @@ fn every_other(bundle: &Path) -> PathBuf {
     for n in usage.steps.iter_mut().flat_map(|s| s.selections.iter_mut().step_by(2)) {
         *n = 100;
     }
-    let mut profile = Profile::new(bundle.manifest());
+    let mut profile = Profile::new(&bundle);
     profile.add("text", &usage).unwrap();
     std::fs::write(&path, profile.to_json().unwrap()).unwrap();
     path

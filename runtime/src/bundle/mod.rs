@@ -22,6 +22,7 @@ mod record;
 mod write;
 
 pub use adapter::Adapter;
+pub use cost::Cost;
 pub use file::Reading;
 pub use manifest::{Manifest, Provenance, TensorInfo, Text};
 pub use read::Bundle;

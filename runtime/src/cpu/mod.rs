@@ -17,6 +17,7 @@ mod heads;
 mod kernels;
 mod mix;
 mod model;
+mod needs;
 mod norm;
 mod pool;
 mod product;
@@ -29,6 +30,7 @@ mod state;
 
 pub(crate) use alone::Experts;
 pub use model::{CpuModel, CpuPaging};
+pub use needs::Needs;
 
 /// What a [`CpuModel`] runs on by default: processor, instruction set, threads.
 pub fn describe() -> String {

@@ -9,8 +9,8 @@ use super::forward::{Notes, Space, forward, head};
 use super::heads::Turns;
 use super::kernels::{Kernels, available};
 use super::pool::{Pool, default_threads};
-use super::report;
 use super::state::Cache;
+use super::{needs, report};
 use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -18,11 +18,6 @@ use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
 use crate::profile::{Activations, Recorder, StepNotes, Usage};
 use crate::reading::{Host, HostOptions};
-
-/// Most tokens of one batch.
-const CHUNK: usize = 512;
-/// Fewest: below this, weights are read too often.
-const SMALLEST_CHUNK: usize = 32;
 
 /// A bundle on the CPU: SIMD kernels over the mapped file, nothing copied.
 pub struct CpuModel {
@@ -97,12 +92,8 @@ impl CpuModel {
     fn with_kernels(bundle: Arc<Bundle>, threads: Option<usize>, kernels: &'static dyn Kernels) -> Result<CpuModel> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         let pool = Pool::new(threads).map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
-        let plan = bundle.plan();
-        let exact = plan.pools.iter().all(|p| p.codec == Codec::F32);
-        let cache = if exact { Codec::F32 } else { Codec::F16 };
-        // Working memory stays a small part of the bundle's size.
-        let affordable = usize::try_from(bundle.len()).unwrap_or(usize::MAX) / 20 / report::working_bytes_per_token(plan);
-        let most = affordable.clamp(SMALLEST_CHUNK, CHUNK);
+        let cache = needs::cache_codec(bundle.plan());
+        let most = needs::largest_batch(bundle.plan(), bundle.len());
         let shared = Shared { bundle: bundle.clone(), kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None };
         Ok(CpuModel { bundle, shared: Arc::new(shared) })
     }
@@ -164,13 +155,10 @@ impl Shared {
 
     /// Chooses the size of batches for a budget; returns the bytes that are not for experts when caches take `caches`.
     fn cut(&self, budget: u64, caches: u64) -> u64 {
-        let working = report::working_bytes_per_token(self.bundle.plan());
         let fixed = self.bundle.dense_bytes() + caches;
-        // Large batches read experts seldom, but what they work with must leave room for experts.
-        let room = budget.saturating_sub(fixed + Host::least(&self.bundle)).min(budget / 16);
-        let chunk = (usize::try_from(room).unwrap_or(usize::MAX) / working).clamp(SMALLEST_CHUNK, self.most);
+        let chunk = needs::batch(self.bundle.plan(), budget, fixed + Host::least(&self.bundle), self.most);
         self.chunk.store(chunk, Ordering::Relaxed);
-        fixed + (chunk * working) as u64
+        fixed + (chunk * needs::working_bytes_per_token(self.bundle.plan())) as u64
     }
 
     /// Makes the experts live with what `caches` leave of a budget. When that is too little, all stays as it was.

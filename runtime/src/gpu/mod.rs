@@ -55,6 +55,7 @@ mod lower;
 mod measure;
 mod memory;
 mod meter;
+mod noted;
 mod paged;
 mod pager;
 mod prefill;

@@ -31,6 +31,7 @@ impl GpuRun {
             if step.routed.is_none() {
                 continue;
             }
+            self.note(&mut recording, number, frame)?;
             let ids = u64::from(frame.tokens) * u64::from(routes(plan, step, self.options.routing)) * 4;
             recording.copy((&self.memory.scratch.ids, 0), (&self.memory.results, self.head()), ids);
             let ids = self.returned(&mut recording, ids)?;

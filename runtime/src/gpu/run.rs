@@ -16,6 +16,7 @@ use crate::bundle::Bundle;
 use crate::error::{Error, Result};
 use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Want};
 use crate::plan::Plan;
+use crate::profile::{Recorder, StepNotes, Usage};
 
 pub(super) struct GpuRun {
     pub(super) model: Arc<Loaded>,
@@ -33,6 +34,10 @@ pub(super) struct GpuRun {
     /// Steps that a token may run ahead of the CPU.
     pub(super) ahead: u32,
     position: usize,
+    /// What tokens use, where that is recorded.
+    pub(super) recorder: Option<Recorder>,
+    /// Notes of the batch under way, a routed step after the other.
+    pub(super) notes: Vec<StepNotes>,
     /// Last, so that the memory is free when its bytes are.
     _reserved: Reserved,
 }
@@ -82,6 +87,8 @@ impl GpuRun {
             generation,
             ahead,
             position: 0,
+            recorder: None,
+            notes: Vec::new(),
             model: model.clone(),
             bundle: bundle.clone(),
             _reserved: reserved,
@@ -128,7 +135,7 @@ impl GpuRun {
         let model = self.model.clone();
         match &model.experts {
             Experts::Resident(_) => {
-                let bytes = self.straight(frame)?;
+                let bytes = if self.recorder.is_some() { self.noted(frame)? } else { self.straight(frame)? };
                 self.rows(frame, bytes)
             }
             Experts::Paged(paged) => {
@@ -151,7 +158,9 @@ impl GpuRun {
         paged.apply(&self.model.device, pager)?;
         self.rebind(pager)?;
         pager.begin(&self.model.device)?;
-        if frame.tokens == 1 && pager.holds(&self.routes) {
+        if self.recorder.is_some() {
+            self.batch(paged, pager, frame)
+        } else if frame.tokens == 1 && pager.holds(&self.routes) {
             self.token(paged, pager, frame)
         } else if pager.complete() {
             self.straight(frame)
@@ -287,6 +296,16 @@ impl Run for GpuRun {
 
     fn reset(&mut self) {
         self.position = 0;
+        self.recorder.iter_mut().for_each(Recorder::interrupt);
+    }
+
+    fn record_use(&mut self) -> Result<()> {
+        self.recorder.get_or_insert_with(|| Recorder::new(self.bundle.plan()));
+        Ok(())
+    }
+
+    fn take_use(&mut self) -> Option<Usage> {
+        Some(self.recorder.as_mut()?.take(self.bundle.plan()))
     }
 
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
@@ -297,7 +316,9 @@ impl Run for GpuRun {
         let batch = self.memory.scratch.batch as usize;
         let mut output = Output::Nothing;
         let mut position = self.position;
+        let mut noted = Vec::new();
         for part in tokens.chunks(batch) {
+            self.notes.clear();
             self.feed(part, position);
             let to_u32 = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             let mut frame = Frame { tokens: to_u32(part.len()), position: to_u32(position), ..Frame::default() };
@@ -324,7 +345,9 @@ impl Run for GpuRun {
                     self.pass(&frame)?;
                 }
             }
+            noted.push(std::mem::take(&mut self.notes));
         }
+        self.recorder.iter_mut().for_each(|recorder| noted.iter().for_each(|notes| recorder.add(notes)));
         self.position = end;
         Ok(output)
     }

@@ -17,9 +17,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Manifest;
+use crate::bundle::{Bundle, Manifest};
 use crate::error::{Error, Result};
-use crate::plan::Semantics;
+use crate::plan::{Pool, Semantics};
 
 pub(crate) use activations::Side;
 pub use activations::{Activations, PoolActivations};
@@ -40,11 +40,34 @@ pub struct Profile {
     pub fingerprint: String,
     /// The model's name, for people.
     pub model: String,
+    /// The bundle's sizes, for whoever has the profile alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Sizes>,
     /// What each text uses, by the text's name.
     pub texts: BTreeMap<String, Usage>,
     /// What dropping experts costs, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,
+}
+
+/// How large a bundle's parts are, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// Everything that is not an expert.
+    pub dense: u64,
+    /// The experts of each pool, in the plan's order.
+    pub pools: Vec<PoolSize>,
+}
+
+/// How large the experts of a pool are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSize {
+    /// Records: experts that share one count once, those that compute nothing do not.
+    pub records: u32,
+    /// Bytes of each.
+    pub bytes: u64,
 }
 
 /// Measured losses, in nats per token, of the bundle with fewer experts.
@@ -77,9 +100,12 @@ pub struct RatioLoss {
 
 impl Profile {
     /// An empty profile of a bundle.
-    pub fn new(manifest: &Manifest) -> Profile {
+    pub fn new(bundle: &Bundle) -> Profile {
+        let manifest = bundle.manifest();
         let (fingerprint, model) = (manifest.fingerprint.clone(), manifest.provenance.name.clone());
-        Profile { version: VERSION, fingerprint, model, texts: BTreeMap::new(), losses: None }
+        let size = |(pool, p): (usize, &Pool)| PoolSize { records: p.records, bytes: bundle.record_layout(pool).bytes as u64 };
+        let sizes = Sizes { dense: bundle.dense_bytes(), pools: bundle.plan().pools.iter().enumerate().map(size).collect() };
+        Profile { version: VERSION, fingerprint, model, sizes: Some(sizes), texts: BTreeMap::new(), losses: None }
     }
 
     /// What JSON says.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Work};
 
 /// Lengths of the chunks whose distinct experts are counted, in tokens.
 pub const CHUNKS: [u32; 2] = [8, 64];
@@ -27,6 +27,9 @@ pub struct StepUse {
     pub name: String,
     /// Index into the plan's pools.
     pub pool: u32,
+    /// Whether the step is attention.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attention: bool,
     /// Tokens that chose each expert, `[E]`.
     pub selections: Vec<u64>,
     /// Sum of the weights that each expert got, `[E]`.
@@ -58,14 +61,16 @@ impl Usage {
     pub fn new(plan: &Plan) -> Usage {
         let routed = |(step, s): (usize, &crate::plan::Step)| {
             let pool = s.routed.as_ref()?.pool;
-            Some((u32::try_from(step).unwrap_or(u32::MAX), s.name.clone(), pool, plan.pools[pool as usize].experts() as usize))
+            let attention = matches!(s.work, Work::Attention(_));
+            Some((u32::try_from(step).unwrap_or(u32::MAX), s.name.clone(), pool, attention, plan.pools[pool as usize].experts() as usize))
         };
         let steps: Vec<_> = plan.steps.iter().enumerate().filter_map(routed).collect();
-        let next = steps.iter().skip(1).map(|s| s.3).chain([0]);
-        let step = |((step, name, pool, experts), next): (_, usize)| StepUse {
+        let next = steps.iter().skip(1).map(|s| s.4).chain([0]);
+        let step = |((step, name, pool, attention, experts), next): (_, usize)| StepUse {
             step,
             name,
             pool,
+            attention,
             selections: vec![0; experts],
             gate: vec![0.0; experts],
             saliency: Some(vec![0.0; experts]),

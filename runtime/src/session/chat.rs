@@ -43,6 +43,16 @@ impl Chat {
         &mut self.session
     }
 
+    /// Goes on in another session, one with other options: the messages stay, and are read again there. Gives back the session that was left.
+    ///
+    /// # Errors
+    /// When its bundle has no tokenizer.
+    pub fn move_to(&mut self, session: Session) -> Result<Session> {
+        session.engine().tokenizer()?;
+        self.transcript = None;
+        Ok(std::mem::replace(&mut self.session, session))
+    }
+
     /// Tells the model how to behave, from the next answer on; empty text tells it nothing.
     pub fn set_system(&mut self, text: &str) {
         self.messages.retain(|m| m.role != Role::System);

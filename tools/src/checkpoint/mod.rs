@@ -36,16 +36,14 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Opens the folder `path`, or the folder that holds the `config.json` that `path` names.
     pub(crate) fn open(path: &Path) -> Result<Checkpoint> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let is_config = path.file_name().is_some_and(|n| n == "config.json");
-        if !path.is_dir() && !is_config {
-            return Err(Failure::new(format!("{} is not a checkpoint folder; give the folder that holds config.json", path.display())));
-        }
-        let config_path = folder.join("config.json");
-        let Some(config) = json(&config_path)? else {
-            return Err(Failure::new(format!("{} is missing; is {} a checkpoint folder?", config_path.display(), folder.display())));
-        };
+        let (folder, config) = configuration(path)?;
         Checkpoint::read_weights(folder, config, "model.safetensors", "pytorch_model.bin")
+    }
+
+    /// Opens a folder with a configuration, of which a checkpoint is to be made. It holds no weights, or none that count.
+    pub(crate) fn blank(path: &Path) -> Result<Checkpoint> {
+        let (folder, config) = configuration(path)?;
+        Ok(Checkpoint { folder: folder.to_owned(), config, maps: Vec::new(), tensors: Tensors::new() })
     }
 
     /// Opens the folder of an adapter, which has `adapter_config.json` in place of `config.json`.
@@ -177,6 +175,20 @@ impl Checkpoint {
         self.maps.push(map);
         Ok(())
     }
+}
+
+/// The folder that `path` is, or in which the `config.json` is that it names, and what that says.
+fn configuration(path: &Path) -> Result<(&Path, Map<String, Value>)> {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let is_config = path.file_name().is_some_and(|n| n == "config.json");
+    if !path.is_dir() && !is_config {
+        return Err(Failure::new(format!("{} is not a checkpoint folder; give the folder that holds config.json", path.display())));
+    }
+    let config_path = folder.join("config.json");
+    let Some(config) = json(&config_path)? else {
+        return Err(Failure::new(format!("{} is missing; is {} a checkpoint folder?", config_path.display(), folder.display())));
+    };
+    Ok((folder, config))
 }
 
 fn safetensors(file: &[u8], index: usize) -> std::result::Result<Vec<(String, Tensor)>, String> {

@@ -19,6 +19,11 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
+    /// One that no file holds yet. `None` when it has more elements than memory can address.
+    pub(crate) fn unwritten(shape: Vec<usize>) -> Option<Tensor> {
+        Some(Tensor { dtype: Dtype::F32, strides: row_major(&shape)?, shape, file: 0, start: 0 })
+    }
+
     /// Whether both are the same bytes read the same way: tied weights of a PyTorch checkpoint.
     pub(crate) fn is(&self, other: &Tensor) -> bool {
         self == other

@@ -1,20 +1,22 @@
 //! `hotset chat`: talk to a model.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hotset::profile::{KeepOptions, Kept};
 use hotset::{CancelToken, Chat, Completion, Engine, GenerateOptions, Sampling, StopReason};
 
 use super::run::summary;
 use crate::failure::{Failure, Result};
 use crate::options::{DeviceArgs, OverlayArgs, SamplingArgs, SessionArgs, bundle_or_demo};
-use crate::profiling::Recording;
+use crate::profiling::{Recording, load};
 use crate::terminal::{Input, Line};
 
 const HELP: &str = "\
 /system TEXT  tell the model how to behave; without TEXT, nothing
 /reset        forget the conversation
+/profile P R  use only the experts that profile P ranks highest, a share R of their bytes; without P and R, all
 /stats        how fast the last answer was, and how full the context is
 /save FILE    write the conversation as JSON messages
 /help         this
@@ -35,7 +37,7 @@ pub(crate) struct Args {
     /// Most tokens of one answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
-    /// Count which experts are used, and add that to this profile (CPU only)
+    /// Count which experts are used, and add that to this profile (slower on a GPU, which knows no lengths of outputs)
     #[arg(long, value_name = "P.json")]
     record: Option<PathBuf>,
     #[command(flatten)]
@@ -63,15 +65,17 @@ pub(crate) fn run(args: Args) -> Result<()> {
         greet(&engine, &chat);
         stop_answers_on_ctrl_c(options.cancel.clone())?;
     }
-    let mut talk = Talk { engine: engine.clone(), chat, options, last: None };
+    let mut talk = Talk { engine: engine.clone(), context: args.context, chat, recording, options, last: None };
     talk.converse(&mut input)?;
-    recording.map_or(Ok(()), |r| r.finish(talk.chat.session_mut()))?;
+    talk.recording.take().map_or(Ok(()), |r| r.finish(talk.chat.session_mut()))?;
     args.device.keep_heat(&engine)
 }
 
 struct Talk {
     engine: Engine,
+    context: SessionArgs,
     chat: Chat,
+    recording: Option<Recording>,
     options: GenerateOptions,
     last: Option<Completion>,
 }
@@ -104,6 +108,7 @@ impl Talk {
             "/help" => note(HELP),
             "/reset" => self.chat.reset(),
             "/system" => self.chat.set_system(rest),
+            "/profile" => self.profile(rest)?,
             "/stats" => self.stats(),
             "/save" => self.save(rest)?,
             c if c.starts_with('/') => note(&format!("{c} is no command; /help lists them")),
@@ -136,6 +141,29 @@ impl Talk {
         // The same seed again would give the same words to the same question.
         self.options.sampling.seed = self.options.sampling.seed.wrapping_add(1);
         self.last = Some(completion);
+        Ok(())
+    }
+
+    /// Goes on with other experts; what was said stays.
+    fn profile(&mut self, words: &str) -> Result<()> {
+        let kept = match words.rsplit_once(char::is_whitespace).map(|(path, keep)| (path.trim(), keep.parse())) {
+            None if words.is_empty() => None,
+            Some((path, Ok(keep))) => {
+                Some(load(Path::new(path))?.keep(self.engine.bundle(), &KeepOptions { keep, ..KeepOptions::default() })?)
+            }
+            _ => return Err(Failure::new("/profile needs a profile and a share, such as `/profile cooking.json 0.5`")),
+        };
+        let said = kept.as_ref().map_or("all experts".to_owned(), |kept| {
+            let [part, all] = [kept, &Kept::all(self.engine.plan())].map(|k| k.bytes(self.engine.bundle()) as f64);
+            format!("{:.0} % of the experts' bytes", part / all * 100.0)
+        });
+        let mut session = self.context.session_with(&self.engine, kept)?;
+        if self.recording.is_some() {
+            session.record_use()?;
+        }
+        let mut left = self.chat.move_to(session)?;
+        self.recording.iter_mut().try_for_each(|r| r.collect(&mut left))?;
+        note(&format!("from here on with {said}"));
         Ok(())
     }
 

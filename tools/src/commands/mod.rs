@@ -7,6 +7,7 @@ mod concentrate;
 mod convert;
 mod devices;
 mod eval;
+mod extend;
 mod inspect;
 mod logits;
 mod moefy;
@@ -17,6 +18,7 @@ mod replay;
 mod run;
 mod synth;
 mod trace;
+mod train;
 mod training;
 
 use crate::failure::Result;
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Synth(synth::Args),
     Moefy(moefy::Args),
     Concentrate(concentrate::Args),
+    Extend(extend::Args),
+    Train(train::Args),
 }
 
 impl Command {
@@ -63,6 +67,8 @@ impl Command {
             Command::Synth(args) => synth::run(args),
             Command::Moefy(args) => moefy::run(args),
             Command::Concentrate(args) => concentrate::run(args),
+            Command::Extend(args) => extend::run(args),
+            Command::Train(args) => train::run(args),
         }
     }
 }

@@ -7,8 +7,9 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::training::{interruption, positive};
+use super::training::positive;
 use crate::failure::Result;
+use crate::interrupt;
 use crate::moefy::{HeadSplit, Healing, Losses, Options, Progress, Source, Split, Start};
 use crate::progress;
 use crate::training::{Folder, Schedule};
@@ -91,7 +92,7 @@ struct HealingArgs {
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     // An interrupted conversion drops its folder, which removes it.
-    let stop = interruption()?;
+    let stop = interrupt::flag()?;
     let folder = Folder::begin(&args.output)?;
     let source = Source::open(&args.source, &args.text, args.healing.held_out)?;
     let options = args.options(source.kv_heads());

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Print one JSON object with text, token ids, stop reason and statistics
     #[arg(long)]
     json: bool,
-    /// Count which experts are used, and add that to this profile (CPU only)
+    /// Count which experts are used, and add that to this profile (slower on a GPU, which knows no lengths of outputs)
     #[arg(long, value_name = "P.json")]
     record: Option<PathBuf>,
     #[command(flatten)]

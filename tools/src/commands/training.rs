@@ -2,26 +2,15 @@
 
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::progress;
 use crate::training::{Measured, Progress, Schedule, Settings};
-
-/// Set by Ctrl-C: work ends at the next good place.
-pub(super) fn interruption() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
-    Ok(stop)
-}
 
 /// A number above zero.
 pub(super) fn positive(s: &str) -> std::result::Result<f64, String> {
@@ -35,53 +24,61 @@ pub(super) fn not_negative(s: &str) -> std::result::Result<f64, String> {
 
 /// The type of the written weights.
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
-pub(super) enum Dtype {
+enum Dtype {
     /// Each tensor in the type it came in.
     Same,
     /// All in f32.
     F32,
 }
 
-/// How long and on what to train.
+/// On what and how long to train.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(super) struct TrainingArgs {
     /// UTF-8 text like what the model will read; documents may be separated by lines <|endoftext|>
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     pub(super) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) course: CourseArgs,
+}
+
+/// How long to train.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Training")]
+pub(super) struct CourseArgs {
     /// Train for this many steps
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) steps: u32,
+    steps: u32,
     /// Highest learning rate; small models bear large ones
     #[arg(long, value_name = "RATE", default_value_t = 5e-4, value_parser = positive)]
-    pub(super) lr: f64,
+    lr: f64,
     /// Windows of text in a step
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
-    pub(super) batch: u16,
+    batch: u16,
     /// Tokens of a window
     #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = clap::value_parser!(u16).range(2..))]
-    pub(super) window: u16,
+    window: u16,
     /// Tokens at the ends of the texts that are kept aside, at most a tenth of each text
     #[arg(long, value_name = "TOKENS", default_value_t = 32768)]
     pub(super) held_out: usize,
     /// Same seed, same result
     #[arg(long, default_value_t = 1)]
-    pub(super) seed: u64,
+    seed: u64,
     /// Training is in f32; what is written is in each tensor's own type, or all in f32
     #[arg(long, value_enum, default_value_t = Dtype::Same)]
-    pub(super) dtype: Dtype,
+    dtype: Dtype,
     /// Keep the state of training in DIR.training after every N steps; it is removed when training is done
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) save_every: u32,
+    save_every: u32,
     /// Go on from the state in DIR.training: the result is that of a training that was never interrupted
     #[arg(long)]
-    pub(super) resume: bool,
+    resume: bool,
     /// Print what came of it as JSON at the end, and nothing else
     #[arg(long)]
-    pub(super) json: bool,
+    json: bool,
 }
 
-impl TrainingArgs {
+impl CourseArgs {
     pub(super) fn settings(&self, decay: f64) -> Settings {
         Settings {
             schedule: Schedule { steps: self.steps as usize, rate: self.lr, decay },
@@ -117,7 +114,7 @@ struct Check {
 }
 
 impl Report {
-    pub(super) fn new(args: &TrainingArgs) -> Report {
+    pub(super) fn new(args: &CourseArgs) -> Report {
         Report { bar: progress::steps(args.steps as usize), json: args.json, history: Vec::new(), tokens: 0 }
     }
 

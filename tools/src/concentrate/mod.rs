@@ -67,6 +67,7 @@ pub(crate) fn concentrate(
         "--train": format!("{part:?}").to_lowercase(), "--weight": weight, "--keep": keep,
         "the checkpoint": subject.fingerprint(), "the texts": subject.texts.fingerprint(),
     }));
+    let (text, held) = subject.windows(settings.window)?;
     let keeper = Keeper::new(target, identity, settings.resume)?;
     let (weights, variables) = subject.weights()?.trainable(|name| match part {
         Part::Routers => routers.contains(name),
@@ -89,7 +90,7 @@ pub(crate) fn concentrate(
         keeper: &keeper,
         stop,
     };
-    teaching.run(Optimiser::new(variables, settings.schedule)?, &subject.texts, progress)?;
+    teaching.run(Optimiser::new(variables, settings.schedule)?, text.shuffled(settings.batch, settings.random()), &held, progress)?;
     folder.finish(
         &subject.checkpoint,
         &settings.config(subject.checkpoint.config()),
@@ -113,7 +114,7 @@ fn choose(subject: &Subject, weights: &Weights, keep: f64, settings: &Settings) 
         }
     }
     let texts = BTreeMap::from([("text".to_owned(), usage)]);
-    let profile = Profile { version: profile::VERSION, fingerprint: String::new(), model: String::new(), texts, losses: None };
+    let profile = Profile { version: profile::VERSION, fingerprint: String::new(), model: String::new(), sizes: None, texts, losses: None };
     let matrices = |pool: usize| plan.pools[pool].expert.matrices(plan.width);
     let size = |pool: usize| matrices(pool).iter().map(|&(_, rows, cols)| u64::from(rows) * u64::from(cols)).sum();
     Ok(profile.keep_in(plan, size, &KeepOptions { keep, ..KeepOptions::default() })?)

@@ -13,7 +13,7 @@ use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::import;
 use crate::training::interpreter::Interpreter;
-use crate::training::{Measured, Schedule, Texts, WINDOWS, Weights, measure};
+use crate::training::{Measured, Schedule, Texts, Weights, measure};
 
 fn golden(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case)
@@ -105,8 +105,8 @@ fn fewer_experts_are_used_and_the_text_is_learned() {
         // What was written is what was measured.
         let written = Checkpoint::open(&dir.path().join("gathered")).unwrap();
         let weights = Weights::read(&written, subject.model.tensors().iter()).unwrap();
-        let [_, held] = subject.texts.windows(12, None).unwrap();
-        let again = measure(&subject.model, &weights, &held.in_order(WINDOWS).unwrap()).unwrap();
+        let (_, held) = subject.windows(12).unwrap();
+        let again = measure(&subject.model, &weights, &held).unwrap();
         assert!((again.loss - gathered.loss).abs() < 0.02, "{case}: {again:?}, {gathered:?}");
     }
 }

@@ -1,17 +1,20 @@
 //! Collects a plan and, for each matrix and vector it names, where the values come from. Every checkpoint tensor is checked against
 //! the shape the configuration promises, and marked as used.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hotset::plan::{Embedding, Expert, Head, Linear, Name, Norm, Plan, Pool, Rotation, State, Step, Stream, VERSION};
 
 use super::{Dense, Import, Shape, Slice, Source, Usage};
-use crate::checkpoint::Tensors;
+use crate::checkpoint::{Tensor, Tensors};
 use crate::failure::{Failure, Result};
 
 /// A model under construction.
 pub(super) struct Builder<'a> {
     tensors: &'a Tensors,
+    /// Where to note what a checkpoint of this configuration would hold, instead of looking for it.
+    wanted: Option<&'a RefCell<Tensors>>,
     used: BTreeSet<String>,
     dense: BTreeMap<Name, Dense>,
     rotations: Vec<Rotation>,
@@ -27,6 +30,7 @@ impl<'a> Builder<'a> {
     pub(super) fn new(tensors: &'a Tensors) -> Builder<'a> {
         Builder {
             tensors,
+            wanted: None,
             used: BTreeSet::new(),
             dense: BTreeMap::new(),
             rotations: Vec::new(),
@@ -37,6 +41,11 @@ impl<'a> Builder<'a> {
             states: Vec::new(),
             steps: Vec::new(),
         }
+    }
+
+    /// Notes in `wanted` what a checkpoint would hold.
+    pub(super) fn wishing(tensors: &'a Tensors, wanted: &'a RefCell<Tensors>) -> Builder<'a> {
+        Builder { wanted: Some(wanted), ..Builder::new(tensors) }
     }
 
     /// Whether the checkpoint has a tensor of that name.
@@ -66,6 +75,12 @@ impl<'a> Builder<'a> {
 
     /// The checkpoint's tensor `name`, which must have the shape `dims`.
     pub(super) fn tensor(&mut self, name: &str, dims: &[u32]) -> Result<Slice> {
+        if let Some(wanted) = self.wanted {
+            let shape = dims.iter().map(|&n| n as usize).collect();
+            let tensor = Tensor::unwritten(shape).ok_or_else(|| Failure::new(format!("tensor {name:?} of shape {dims:?} is too large")))?;
+            wanted.borrow_mut().insert(name.to_owned(), tensor);
+            return Ok(Slice::of(name));
+        }
         let Some(tensor) = self.tensors.get(name) else {
             return Err(Failure::new(format!("the checkpoint lacks the tensor {name:?}, of shape {dims:?} by its config.json")));
         };

@@ -42,6 +42,7 @@ mod turned;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use hotset::plan::{Name, Plan};
@@ -122,6 +123,17 @@ const FAMILIES: [(&str, Importer); 24] = [
 
 /// Compiles a checkpoint; also returns the family's name.
 pub(crate) fn import(json: &Map<String, Value>, tensors: &Tensors) -> Result<(&'static str, Import)> {
+    compile(json, Builder::new(tensors))
+}
+
+/// Compiles a configuration alone; also returns what a checkpoint of it would hold.
+pub(crate) fn blank(json: &Map<String, Value>) -> Result<(Tensors, Import)> {
+    let (none, wanted) = (Tensors::new(), RefCell::default());
+    let (_, import) = compile(json, Builder::wishing(&none, &wanted))?;
+    Ok((wanted.into_inner(), import))
+}
+
+fn compile(json: &Map<String, Value>, builder: Builder<'_>) -> Result<(&'static str, Import)> {
     let read = Read::default();
     let config = Config::new(json, &read);
     let names = FAMILIES.map(|f| f.0).join(", ");
@@ -140,7 +152,7 @@ pub(crate) fn import(json: &Map<String, Value>, tensors: &Tensors) -> Result<(&'
     {
         return Err(config.unsupported("quantization_config", "weights quantised in a way other than mxfp4"));
     }
-    let import = importer(config, Builder::new(tensors))?;
+    let import = importer(config, builder)?;
     config.nothing_unread()?;
     Ok((family, import))
 }

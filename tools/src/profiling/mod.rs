@@ -91,7 +91,7 @@ impl<'a> Collector<'a> {
         path.push(".part");
         let path = PathBuf::from(path);
         let part = match resume {
-            false => Part { settings, profile: Profile::new(manifest), read: BTreeMap::new() },
+            false => Part { settings, profile: Profile::new(session.engine().bundle()), read: BTreeMap::new() },
             true => {
                 let there = path.display();
                 let json = std::fs::read_to_string(&path).map_err(|e| Failure::new(format!("there is nothing to resume: {there}: {e}")))?;

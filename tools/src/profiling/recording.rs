@@ -21,21 +21,26 @@ impl Recording {
     /// # Errors
     /// When there is a profile of another bundle, or the device cannot tell.
     pub(crate) fn begin(path: PathBuf, name: &'static str, session: &mut Session) -> Result<Recording> {
-        let manifest = session.engine().manifest();
-        let profile = if path.exists() { file::load(&path)? } else { Profile::new(manifest) };
-        profile.check(manifest)?;
+        let bundle = session.engine().bundle();
+        let profile = if path.exists() { file::load(&path)? } else { Profile::new(bundle) };
+        profile.check(bundle.manifest())?;
         session.record_use()?;
         Ok(Recording { path, profile, name })
     }
 
-    /// Adds what was used and writes the profile.
-    pub(crate) fn finish(mut self, session: &mut Session) -> Result<()> {
+    /// Adds what a session used until now.
+    pub(crate) fn collect(&mut self, session: &mut Session) -> Result<()> {
         if let Some(usage) = session.take_use().filter(|u| u.tokens > 0) {
             self.profile.add(self.name, &usage)?;
             // They were measured on other text.
             self.profile.losses = None;
-            file::save(&self.profile, &self.path)?;
         }
         Ok(())
+    }
+
+    /// Adds what was used last and writes the profile.
+    pub(crate) fn finish(mut self, session: &mut Session) -> Result<()> {
+        self.collect(session)?;
+        file::save(&self.profile, &self.path)
     }
 }

@@ -69,6 +69,32 @@ impl<'a> Batches<'a> {
     }
 }
 
+/// `batch` windows at a time without end, each from a text that is drawn by its share; each text as [`Batches::shuffled`] gives it.
+pub(crate) fn mixed<'a>(texts: &'a [(Batches<'_>, f64)], batch: usize, mut random: Random) -> impl Iterator<Item = Result<Batch>> + 'a {
+    let mut windows: Vec<_> = texts.iter().map(|(text, _)| text.shuffled(1, Random(random.next()))).collect();
+    let total: f64 = texts.iter().map(|(_, share)| share).sum();
+    std::iter::from_fn(move || {
+        let mut drawn = || {
+            let mut left = random.unit() * total;
+            let reached = |(_, share): &(Batches<'_>, f64)| {
+                left -= share;
+                left < 0.0
+            };
+            let text = texts.iter().position(reached).unwrap_or(texts.len() - 1);
+            windows[text].next()
+        };
+        Some((0..batch).filter_map(|_| drawn()).collect::<Result<Vec<_>>>().and_then(|parts| Batch::joined(&parts)))
+    })
+}
+
+impl Batch {
+    /// The windows of several batches.
+    fn joined(parts: &[Batch]) -> Result<Batch> {
+        let all = |tensor: fn(&Batch) -> &Tensor| Tensor::cat(&parts.iter().map(tensor).collect::<Vec<_>>(), 0);
+        Ok(Batch { inputs: all(|b| &b.inputs)?, targets: all(|b| &b.targets)? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
@@ -104,5 +130,14 @@ mod tests {
         assert_eq!(seen.len(), 90, "no target twice");
         let again: Vec<u32> = batches.shuffled(3, Random(5)).take(3).flat_map(|b| rows(&b.unwrap()).1).collect();
         assert_eq!(again, in_order, "the seed decides");
+    }
+
+    #[test]
+    fn texts_are_mixed_by_their_shares() {
+        let (low, high): (Vec<u32>, Vec<u32>) = ((0..50).collect(), (100..150).collect());
+        let texts = [(Batches::new(&low, None, 5).unwrap(), 3.0), (Batches::new(&high, None, 5).unwrap(), 1.0)];
+        let windows: Vec<u32> = mixed(&texts, 4, Random(9)).take(100).flat_map(|b| rows(&b.unwrap()).0).map(|w| w[0]).collect();
+        let share = windows.iter().filter(|w| **w < 100).count() as f64 / windows.len() as f64;
+        assert!(windows.len() == 400 && (share - 0.75).abs() < 0.06, "{share}");
     }
 }

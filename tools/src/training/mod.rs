@@ -19,7 +19,7 @@ mod teaching;
 mod texts;
 mod weights;
 
-pub(crate) use batches::{Batch, Batches};
+pub(crate) use batches::{Batch, Batches, mixed};
 pub(crate) use course::{Course, Lesson, Objective};
 pub(crate) use keeper::Keeper;
 pub(crate) use loss::{Model, cross_entropy, held_out};

@@ -17,9 +17,18 @@ pub(crate) enum Stored<'a> {
     Values { values: Vec<f32>, shape: Vec<usize>, dtype: Dtype },
     /// A checkpoint's tensor as it is.
     Copied { checkpoint: &'a Checkpoint, tensor: &'a checkpoint::Tensor },
+    /// Two of one type, the second behind the first along the first axis.
+    Joined { shape: Vec<usize>, parts: Box<[Stored<'a>; 2]> },
 }
 
-impl Stored<'_> {
+impl<'a> Stored<'a> {
+    /// This one and behind it, along the first axis, another of its type.
+    pub(crate) fn followed_by(self, other: Stored<'a>) -> Stored<'a> {
+        let mut shape = self.shape().to_vec();
+        shape[0] += other.shape()[0];
+        Stored::Joined { shape, parts: Box::new([self, other]) }
+    }
+
     /// The values of `tensor` as `dtype`.
     pub(crate) fn new(tensor: &Tensor, dtype: Dtype) -> Result<Stored<'static>> {
         Ok(Stored::Values { values: tensor.flatten_all()?.to_vec1()?, shape: tensor.dims().to_vec(), dtype })
@@ -27,7 +36,11 @@ impl Stored<'_> {
 
     /// Fails when a value is no number or too large for its type.
     pub(super) fn check(&self, name: &str) -> failure::Result<()> {
-        let Stored::Values { values, dtype, .. } = self else { return Ok(()) };
+        let (values, dtype) = match self {
+            Stored::Values { values, dtype, .. } => (values, dtype),
+            Stored::Copied { .. } => return Ok(()),
+            Stored::Joined { parts, .. } => return parts.iter().try_for_each(|p| p.check(name)),
+        };
         let most = if *dtype == Dtype::F16 { f16::MAX.to_f32() } else { f32::MAX };
         match values.iter().find(|v| v.is_nan() || v.abs() > most) {
             None => Ok(()),
@@ -57,6 +70,7 @@ impl View for Stored<'_> {
         match self {
             Stored::Values { dtype, .. } => *dtype,
             Stored::Copied { tensor, .. } => tensor.dtype,
+            Stored::Joined { parts, .. } => parts[0].dtype(),
         }
     }
 
@@ -64,12 +78,14 @@ impl View for Stored<'_> {
         match self {
             Stored::Values { shape, .. } => shape,
             Stored::Copied { tensor, .. } => &tensor.shape,
+            Stored::Joined { shape, .. } => shape,
         }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
         match self {
             Stored::Copied { checkpoint, tensor } => checkpoint.bytes(tensor).into(),
+            Stored::Joined { parts, .. } => [parts[0].data(), parts[1].data()].concat().into(),
             Stored::Values { values, dtype, .. } => match dtype {
                 Dtype::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
                 Dtype::BF16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use blake3::Hasher;
 
 use super::interpreter::Interpreter;
-use super::{Texts, Weights};
+use super::{Batch, Batches, Texts, WINDOWS, Weights};
 use crate::checkpoint::Checkpoint;
 use crate::failure::Result;
 use crate::import;
@@ -29,6 +29,12 @@ impl Subject {
     /// All tensors that the model is made of.
     pub(crate) fn weights(&self) -> Result<Weights> {
         Weights::read(&self.checkpoint, self.model.tensors().iter())
+    }
+
+    /// The text to learn from and that to measure with, in windows.
+    pub(crate) fn windows(&self, window: usize) -> Result<(Batches<'_>, Vec<Batch>)> {
+        let [text, held] = self.texts.windows(window, self.model.import().plan.context.map(|n| n as usize))?;
+        Ok((text, held.in_order(WINDOWS)?))
     }
 
     /// Tells checkpoints apart by their configuration and their weights.

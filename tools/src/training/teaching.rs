@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::interpreter::{Interpreter, Pass};
-use super::{Batch, Course, Keeper, Lesson, Measured, Objective, Optimiser, Schedule, Texts, Weights, cross_entropy, measure};
+use super::{Batch, Course, Keeper, Lesson, Measured, Objective, Optimiser, Schedule, Weights, cross_entropy, measure};
 use crate::failure::{Failure, Result};
 use crate::random::Random;
 
@@ -36,6 +36,11 @@ impl Settings {
         let Schedule { steps, rate, .. } = self.schedule;
         let common = json!({ "--steps": steps, "--lr": rate, "--batch": self.batch, "--window": self.window, "--seed": self.seed });
         [&common, more].into_iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// Random numbers for the order of the text.
+    pub(crate) fn random(&self) -> Random {
+        Random(self.seed)
     }
 
     /// A configuration for the written weights.
@@ -71,25 +76,30 @@ pub(crate) struct Teaching<'a> {
 }
 
 impl Teaching<'_> {
-    /// Trains what `optimiser` moves, from the beginning or from where the state left off.
-    pub(crate) fn run(&self, mut optimiser: Optimiser, texts: &Texts, progress: &mut dyn Progress) -> Result<()> {
-        let Settings { schedule, batch, window, seed, every, resume, .. } = *self.settings;
-        let [text, held] = texts.windows(window, self.model.import().plan.context.map(|n| n as usize))?;
+    /// Trains what `optimiser` moves, from the beginning or from where the state left off. `batches`: of all steps; `held`: held-out text.
+    pub(crate) fn run(
+        &self,
+        mut optimiser: Optimiser,
+        batches: impl Iterator<Item = candle_core::Result<Batch>>,
+        held: &[Batch],
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let Settings { schedule, every, resume, .. } = *self.settings;
         if resume {
             self.keeper.restore(&mut optimiser)?;
         }
-        let mut pupil = Pupil { teaching: self, held: held.in_order(WINDOWS)?, progress };
+        let mut pupil = Pupil { teaching: self, held, progress };
         if !resume {
             pupil.check(0)?;
         }
         let course = Course { steps: schedule.steps, keeper: Some((self.keeper, every)), stop: self.stop };
-        course.run(&mut optimiser, text.shuffled(batch, Random(seed)), &mut pupil)
+        course.run(&mut optimiser, batches, &mut pupil)
     }
 }
 
 struct Pupil<'a> {
     teaching: &'a Teaching<'a>,
-    held: Vec<Batch>,
+    held: &'a [Batch],
     progress: &'a mut dyn Progress,
 }
 
@@ -106,7 +116,7 @@ impl Lesson for Pupil<'_> {
     }
 
     fn check(&mut self, step: usize) -> Result<()> {
-        let measured = measure(self.teaching.model, &(self.teaching.weights)()?, &self.held)?;
+        let measured = measure(self.teaching.model, &(self.teaching.weights)()?, self.held)?;
         if !measured.loss.is_finite() {
             let loss = measured.loss;
             return Err(Failure::new(format!("the held-out loss is {loss} after step {step}; a smaller --lr keeps training stable")));

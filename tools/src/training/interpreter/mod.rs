@@ -23,7 +23,7 @@ use hotset::profile::Kept;
 use crate::failure;
 use crate::import::Import;
 use crate::training::Weights;
-use crate::training::ops::linear;
+use crate::training::ops::{gelu_tanh, linear};
 
 use tensors::Tensors;
 
@@ -231,7 +231,7 @@ fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
         Activation::Silu => x.silu(),
         Activation::Gelu => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
+        Activation::GeluTanh => gelu_tanh(x),
         Activation::Relu => x.relu(),
         Activation::Clamped { alpha, limit } => {
             let x = x.minimum(limit)?;

@@ -1,5 +1,6 @@
 //! The operations that models are made of, each with a gradient. Activations are rows: `[tokens, width]`.
 
+mod gelu;
 mod grouped;
 mod multiply;
 mod rotary;
@@ -7,6 +8,7 @@ mod softmax;
 mod stick;
 mod visible;
 
+pub(crate) use gelu::gelu_tanh;
 pub(crate) use grouped::{Stack, grouped};
 pub(crate) use rotary::Rotary;
 pub(crate) use softmax::{causal_softmax, softmax};
