@@ -48,10 +48,12 @@ function differences(kind, a, b) {
       folded(halves, ["Layer", "in common"], () => steps.map((step, s) => [step.name, percent(agreement[s])]))))];
 }
 
-// Agreement of the more used halves for every two texts, in the mean over all steps.
+// Agreement of the more used halves for every two texts, over all steps.
 function matrix() {
   const steps = kinds().flatMap(stepsOf);
-  const value = (a, b) => mean(steps.map((s) => overlap(a, b, s, chosen.measure)));
+  // Every expert counts alike, as in what the command prints.
+  const half = (s) => Math.ceil(expertsOf(s) / 2);
+  const value = (a, b) => sum(steps.map((s) => overlap(a, b, s, chosen.measure) * half(s))) / sum(steps.map(half));
   const rows = data.texts.map((a) => [title(a), ...data.texts.map((b) => (a === b ? "–" : percent(value(a, b))))]);
   return el("div", { class: "card" }, el("p", { class: "caption" }, "Share of the more used half in common", el("small", {}, " · 50 % is chance")),
     table("Share of the more used half in common, every two texts", ["", ...data.texts.map(title)], rows));
