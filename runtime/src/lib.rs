@@ -40,6 +40,13 @@
 //! [`Session::record_routes`] notes the experts of every forward pass; an [`experts::Trace`] keeps them, and [`experts::replay`](experts::replay())
 //! says what a cache of any size and [policy](experts::Policy) would have made of them.
 //!
+//! # Fewer experts
+//!
+//! [`Session::record_use`] counts what each expert does for a conversation; a [`profile::Profile`] adds such counts up, by kind of text, and
+//! [says](profile::Profile::keep) which experts to keep when a share of their bytes has to do. With these, [`Engine::of_bundle`] opens a bundle without the
+//! others ([`bundle::Bundle::pruned`]), [`bundle::Bundle::write`] makes a smaller file of it, and [`SessionOptions::kept`] does without the others in
+//! one conversation. The answers are the same bits in all three cases.
+//!
 //! # Other experts for one conversation
 //!
 //! Weights are never touched by what a session asks for: [`SessionOptions::experts_per_token`] overrides how many experts a token uses,

@@ -134,12 +134,18 @@ fn other_routings_equal_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let certain = |threshold| Rule::Certain { p: 0.6, least: 2, index: 1.1, threshold, epsilon: 1e-5 };
     let rule = |p: &Plan, is: fn(&Rule) -> bool| p.steps.iter().any(|s| s.routed.as_ref().is_some_and(|r| is(&r.router.select.rule)));
+    let two = |p: &Plan| {
+        let mut routed = p.steps.iter().filter_map(|s| s.routed.as_ref());
+        routed.all(|r| r.router.available(p.pools[r.pool as usize].experts()) >= 2)
+    };
     let (mut seed, mut differ) = (0, 0);
     for threshold in [0.5, 0.95, 1.0] {
         for routing in [Routing::TopK(3), Routing::Rank(1)] {
             let mut model = (seed..)
                 .map(|s| (s, support::plan(s, Codec::F32)))
-                .find(|(_, m)| rule(&m.plan, |r| matches!(r, Rule::TopK { .. })) && rule(&m.plan, |r| matches!(r, Rule::TopP { .. })))
+                .find(|(_, m)| {
+                    two(&m.plan) && rule(&m.plan, |r| matches!(r, Rule::TopK { .. })) && rule(&m.plan, |r| matches!(r, Rule::TopP { .. }))
+                })
                 .unwrap();
             seed = model.0 + 1;
             for routed in model.1.plan.steps.iter_mut().filter_map(|s| s.routed.as_mut()) {

@@ -149,7 +149,8 @@ fn activations_decide_how_experts_are_rounded_that_have_seen_enough() {
     });
     let mut seldom: Vec<String> = seldom.collect();
     let mut said = names(&said);
-    (seldom.sort(), said.sort());
+    seldom.sort();
+    said.sort();
     assert_eq!(said, seldom);
     assert!(!said.is_empty() && said.len() < 144, "{} of 144 experts", said.len());
     let [plain, aware] = [plain, aware].map(|p| Bundle::open(p).unwrap());
@@ -157,9 +158,10 @@ fn activations_decide_how_experts_are_rounded_that_have_seen_enough() {
         for record in 0..p.records {
             let same = plain.record(pool, record) == aware.record(pool, record);
             let seldom = seldom.contains(&format!("{}.{record}", p.name));
-            // Weights of attention lie on the grid of q4, of which they come, so evenly that one power of two is always best.
-            let decides = !seldom && matches!(p.expert, Expert::Ffn { .. });
-            assert_eq!(same, !decides, "{}.{record}", p.name);
+            // Weights that come from the grid of q4 often leave no choice; those of a whole feed-forward expert always leave some.
+            let free = !seldom && matches!(p.expert, Expert::Ffn { .. });
+            assert!(same || !seldom, "{}.{record} has seen too little", p.name);
+            assert!(!same || !free, "{}.{record} is rounded plainly", p.name);
         }
     }
 }

@@ -53,8 +53,9 @@ pub(super) fn keep_best(values: &mut [f32], groups: Groups) {
     }
 }
 
-/// Expert ids by falling value, ties to the lowest id; none whose value is −∞: those are out of the question.
-pub(super) fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
+/// Expert ids by falling value, ties to the lowest id; none whose value is −∞: those are out of the question. `certain` matters
+/// to [`Rule::Certain`], see [`certain`].
+pub(super) fn select(values: &[f32], rule: Rule, certain: bool, out: &mut Vec<u32>) {
     match rule {
         Rule::TopK { k } => {
             largest(values, k as usize, out);
@@ -74,14 +75,14 @@ pub(super) fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
             });
             out.truncate(crossing.map_or(out.len(), |n| n + 1));
         }
-        Rule::Certain { p, least, index, threshold, epsilon } => {
+        Rule::Certain { p, least, .. } => {
             sort(values, out);
             let mut sum = 0.0;
             let within = out.iter().position(|&e| {
                 sum += values[e as usize];
                 sum > p
             });
-            if entropy(values, index, epsilon) <= threshold {
+            if certain {
                 out.truncate(within.unwrap_or(out.len()).max(least as usize));
             }
         }
@@ -89,6 +90,14 @@ pub(super) fn select(values: &[f32], rule: Rule, out: &mut Vec<u32>) {
             sort(values, out);
             out.retain(|&e| values[e as usize] != 0.0);
         }
+    }
+}
+
+/// Whether a router knows what it wants, as far as its rule asks. `values`: of all experts, those included that are out of the question.
+pub(super) fn certain(values: &[f32], rule: Rule) -> bool {
+    match rule {
+        Rule::Certain { index, threshold, epsilon, .. } => entropy(values, index, epsilon) <= threshold,
+        Rule::TopK { .. } | Rule::TopP { .. } | Rule::NonZero | Rule::Rank { .. } => true,
     }
 }
 
@@ -134,10 +143,10 @@ mod tests {
             sort(&values, &mut want);
             want.truncate(k as usize);
             let mut got = Vec::new();
-            select(&values, Rule::TopK { k }, &mut got);
+            select(&values, Rule::TopK { k }, true, &mut got);
             prop_assert_eq!(&got, &want);
             if let Some(&last) = want.get(k as usize - 1) {
-                select(&values, Rule::Rank { rank: k - 1 }, &mut got);
+                select(&values, Rule::Rank { rank: k - 1 }, true, &mut got);
                 prop_assert_eq!(got, [last]);
             }
         }
@@ -148,12 +157,12 @@ mod tests {
         let mut got = Vec::new();
         let p = [0.1, 0.4, 0.2, 0.3];
         for (limit, want) in [(0.39, &[1][..]), (0.5, &[1, 3]), (1.5, &[1, 3, 2, 0])] {
-            select(&p, Rule::TopP { p: limit }, &mut got);
+            select(&p, Rule::TopP { p: limit }, true, &mut got);
             assert_eq!(got, want);
         }
-        select(&[0.0; 3], Rule::NonZero, &mut got);
+        select(&[0.0; 3], Rule::NonZero, true, &mut got);
         assert!(got.is_empty());
-        select(&[0.0, -0.5, 0.0, 2.0], Rule::NonZero, &mut got);
+        select(&[0.0, -0.5, 0.0, 2.0], Rule::NonZero, true, &mut got);
         assert_eq!(got, [3, 1]);
     }
 
@@ -161,9 +170,11 @@ mod tests {
     fn an_uncertain_router_takes_all() {
         let mut got = Vec::new();
         let rule = Rule::Certain { p: 0.75, least: 2, index: 1.1, threshold: 0.9, epsilon: 1e-5 };
-        select(&[0.25, 0.26, 0.24, 0.25], rule, &mut got);
+        let values = [0.25, 0.26, 0.24, 0.25];
+        select(&values, rule, certain(&values, rule), &mut got);
         assert_eq!(got, [1, 0, 3, 2]);
-        select(&[0.02, 0.9, 0.05, 0.03], rule, &mut got);
+        let values = [0.02, 0.9, 0.05, 0.03];
+        select(&values, rule, certain(&values, rule), &mut got);
         assert_eq!(got, [1, 2], "the one that crosses is left out, two are kept");
     }
 

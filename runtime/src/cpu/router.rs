@@ -1,7 +1,7 @@
 //! Routing a batch: score in a few products, then transform, select and weigh token by token.
 
 use super::batch::{Batch, BatchMut, Forms, Slab, View, groups_of};
-use super::choice::{evaluate, keep_best, select};
+use super::choice::{certain, evaluate, keep_best, select};
 use super::context::{Context, Weights};
 use super::norm::Gain;
 use super::product::{Job, expand};
@@ -9,7 +9,7 @@ use super::routes::{Route, Routes};
 use crate::codec::GROUP;
 use crate::error::Result;
 use crate::model::Routing;
-use crate::plan::{Cell, Linear, Pool, Router, Score, Semantics, Transform};
+use crate::plan::{Cell, Linear, Pool, Pruned, Router, Score, Semantics, Transform};
 
 /// Space of a router, kept between steps.
 #[derive(Debug, Default)]
@@ -71,17 +71,19 @@ pub(super) fn choose(
                 gain.apply(gain.moments(row.chunks(GROUP)), 0, row);
             }
         }
-        let dropped = |semantics| router.pruned.iter().filter(move |p| p.semantics == semantics).flat_map(|p| &p.experts);
-        dropped(Semantics::Deleted).for_each(|&e| row[e as usize] = f32::NEG_INFINITY);
+        if let Some(Pruned { experts, semantics: Semantics::Deleted }) = &router.pruned {
+            experts.iter().for_each(|&e| row[e as usize] = f32::NEG_INFINITY);
+        }
         evaluate(router.select.by, row, &[], values);
         if let Some(bias) = bias {
             values.iter_mut().zip(bias).for_each(|(v, b)| *v += b);
         }
-        dropped(Semantics::Masked).for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
+        let certain = certain(values, rule);
+        router.pruned.iter().flat_map(|p| &p.experts).for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
         if let Some(groups) = router.select.groups {
             keep_best(values, groups);
         }
-        select(values, rule, order);
+        select(values, rule, certain, order);
         evaluate(router.weigh.by, row, order, values);
         let sum: f32 = order.iter().map(|&e| values[e as usize]).sum();
         let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };

@@ -102,7 +102,7 @@ fn profile(plan: &Plan, selections: &[&[u64]]) -> Profile {
         step.saliency = Some(n.iter().map(|&n| n as f64 * 3.0).collect());
     }
     let texts = BTreeMap::from([("text".to_owned(), usage)]);
-    Profile { version: VERSION, fingerprint: "print".into(), model: "model".into(), texts, losses: None }
+    Profile { version: VERSION, fingerprint: "print".into(), model: "model".into(), texts, sizes: None, losses: None }
 }
 
 #[test]

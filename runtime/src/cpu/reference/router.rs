@@ -23,13 +23,14 @@ pub(super) fn route(bundle: &Bundle, router: &Router, routing: Routing, x: &[f32
     if let Some(bias) = &router.select.bias {
         add_scaled(&mut values, bundle.vector(bias)?, 1.0);
     }
-    if let Some(Pruned { experts, semantics: Semantics::Masked }) = &router.pruned {
-        experts.iter().for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
-    }
+    let rule = routing.rule(router, values.len() as u32);
+    // Doubts are about all experts, those included that cannot be chosen.
+    let certain = certain(&values, rule);
+    router.pruned.iter().flat_map(|p| &p.experts).for_each(|&e| values[e as usize] = f32::NEG_INFINITY);
     if let Some(groups) = router.select.groups {
         keep_best(&mut values, groups);
     }
-    let selected = select(&values, routing.rule(router, values.len() as u32));
+    let selected = select(&values, rule, certain);
     let values = value(router.weigh.by, &logits, &selected);
     let sum: f32 = selected.iter().map(|&e| values[e as usize]).sum();
     let divisor = if router.weigh.normalise { (sum + router.weigh.epsilon).max(router.weigh.floor) } else { 1.0 };
@@ -130,7 +131,7 @@ fn sorted(values: &[f32]) -> Vec<u32> {
 }
 
 /// Expert ids by falling value, ties to the lowest id; none of those outside the best groups or pruned.
-fn select(values: &[f32], rule: Rule) -> Vec<u32> {
+fn select(values: &[f32], rule: Rule, certain: bool) -> Vec<u32> {
     let mut ids = sorted(values);
     ids.retain(|&e| values[e as usize] != f32::NEG_INFINITY);
     match rule {
@@ -143,13 +144,13 @@ fn select(values: &[f32], rule: Rule) -> Vec<u32> {
             });
             ids.truncate(crossing.map_or(ids.len(), |n| n + 1));
         }
-        Rule::Certain { p, least, index, threshold, epsilon } => {
+        Rule::Certain { p, least, .. } => {
             let mut sum = 0.0;
             let within = ids.iter().position(|&e| {
                 sum += values[e as usize];
                 sum > p
             });
-            if entropy(values, index, epsilon) <= threshold {
+            if certain {
                 ids.truncate(within.unwrap_or(ids.len()).max(least as usize));
             }
         }
@@ -157,6 +158,14 @@ fn select(values: &[f32], rule: Rule) -> Vec<u32> {
         Rule::Rank { rank } => ids = ids.get(rank as usize).copied().into_iter().collect(),
     }
     ids
+}
+
+/// Whether the values are certain enough for [`Rule::Certain`]; other rules do not ask.
+fn certain(values: &[f32], rule: Rule) -> bool {
+    match rule {
+        Rule::Certain { index, threshold, epsilon, .. } => entropy(values, index, epsilon) <= threshold,
+        _ => true,
+    }
 }
 
 /// Normalised Tsallis entropy of probabilities; 1 for an even choice.
@@ -174,31 +183,35 @@ mod tests {
 
     #[test]
     fn ties_go_to_the_lowest_expert() {
-        assert_eq!(select(&[1.0, 3.0, 3.0, 2.0, 3.0], Rule::TopK { k: 4 }), [1, 2, 4, 3]);
-        assert_eq!(select(&[1.0, 3.0, 3.0, 2.0, 3.0], Rule::Rank { rank: 1 }), [2]);
+        assert_eq!(select(&[1.0, 3.0, 3.0, 2.0, 3.0], Rule::TopK { k: 4 }, true), [1, 2, 4, 3]);
+        assert_eq!(select(&[1.0, 3.0, 3.0, 2.0, 3.0], Rule::Rank { rank: 1 }, true), [2]);
     }
 
     #[test]
     fn top_p_takes_the_one_that_crosses() {
         let p = [0.1, 0.4, 0.2, 0.3];
-        assert_eq!(select(&p, Rule::TopP { p: 0.39 }), [1]);
-        assert_eq!(select(&p, Rule::TopP { p: 0.5 }), [1, 3]);
-        assert_eq!(select(&p, Rule::TopP { p: 1.5 }), [1, 3, 2, 0]);
+        assert_eq!(select(&p, Rule::TopP { p: 0.39 }, true), [1]);
+        assert_eq!(select(&p, Rule::TopP { p: 0.5 }, true), [1, 3]);
+        assert_eq!(select(&p, Rule::TopP { p: 1.5 }, true), [1, 3, 2, 0]);
     }
 
     #[test]
     fn an_uncertain_router_takes_all() {
         let rule = Rule::Certain { p: 0.75, least: 2, index: 1.1, threshold: 0.9, epsilon: 1e-5 };
-        assert_eq!(select(&[0.25, 0.26, 0.24, 0.25], rule).len(), 4);
-        assert_eq!(select(&[0.02, 0.9, 0.05, 0.03], rule), [1, 2], "the one that crosses is left out, two are kept");
+        assert_eq!(select(&[0.25, 0.26, 0.24, 0.25], rule, certain(&[0.25, 0.26, 0.24, 0.25], rule)).len(), 4);
+        assert_eq!(
+            select(&[0.02, 0.9, 0.05, 0.03], rule, certain(&[0.02, 0.9, 0.05, 0.03], rule)),
+            [1, 2],
+            "the one that crosses is left out, two are kept"
+        );
         assert!((entropy(&[0.25; 4], 1.1, 0.0) - 1.0).abs() < 1e-5 && (entropy(&[0.25; 4], 1.0, 0.0) - 1.0).abs() < 1e-5);
         assert!(entropy(&[1.0, 0.0, 0.0, 0.0], 1.1, 1e-5).abs() < 1e-2);
     }
 
     #[test]
     fn non_zero_may_choose_nobody() {
-        assert_eq!(select(&[0.0, -0.5, 0.0, 2.0], Rule::NonZero), [3, 1]);
-        assert!(select(&[0.0; 3], Rule::NonZero).is_empty());
+        assert_eq!(select(&[0.0, -0.5, 0.0, 2.0], Rule::NonZero, true), [3, 1]);
+        assert!(select(&[0.0; 3], Rule::NonZero, true).is_empty());
     }
 
     #[test]
@@ -220,9 +233,9 @@ mod tests {
     fn the_better_group_is_chosen_from() {
         let mut best = [5.0, 0.0, 3.0, 3.0];
         keep_best(&mut best, Groups { count: 2, keep: 1, by: GroupBy::Best });
-        assert_eq!(select(&best, Rule::TopK { k: 2 }), [0, 1]);
+        assert_eq!(select(&best, Rule::TopK { k: 2 }, true), [0, 1]);
         let mut two = [5.0, 0.0, 3.0, 3.0];
         keep_best(&mut two, Groups { count: 2, keep: 1, by: GroupBy::BestTwo });
-        assert_eq!(select(&two, Rule::TopK { k: 2 }), [2, 3]);
+        assert_eq!(select(&two, Rule::TopK { k: 2 }, true), [2, 3]);
     }
 }

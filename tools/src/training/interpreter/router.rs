@@ -61,7 +61,7 @@ impl Run<'_> {
         if let Some(bias) = &router.select.bias {
             values = values.broadcast_add(&self.tensors.dense(bias)?.detach())?;
         }
-        if let Some(p) = pruned.filter(|p| p.semantics == Semantics::Masked) {
+        if let Some(p) = pruned {
             values = values.broadcast_add(&without(p, values.dim(1)?, &values)?)?;
         }
         let experts = values.dim(1)?;
