@@ -92,7 +92,7 @@ pub(crate) fn flash(bundle: &Bundle) -> Result<f64> {
     let read = &read;
     let done = std::thread::scope(|scope| {
         let readers: Vec<_> = records.chunks(records.len().div_ceil(READERS)).map(|share| scope.spawn(move || read(share))).collect();
-        let parts = readers.into_iter().map(|r| r.join().unwrap_or_else(|_| Ok(0)));
+        let parts = readers.into_iter().map(|r| r.join().unwrap_or(Ok(0)));
         parts.sum::<hotset::Result<usize>>()
     })?;
     Ok(done as f64 / started.elapsed().as_secs_f64())

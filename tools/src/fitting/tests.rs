@@ -1,5 +1,7 @@
 //! Choices and predictions against numbers worked out by hand, on the plan of the demo bundle.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use hotset::bundle::Bundle;
 use hotset::plan::Semantics;
 use hotset::profile::{Criterion, RatioLoss};

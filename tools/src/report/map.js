@@ -1,5 +1,8 @@
 // A heat map on a canvas: rows × columns of coloured cells, readable by pointer and by arrow keys.
 
+// Room above the first row for its label, which is taller than a thin row.
+const TOP = 4;
+
 // `rows`: [{label, cells: [{colour, text}]}]; rows may have different lengths.
 function map(caption, rows) {
   const canvas = el("canvas", { tabindex: 0, role: "img", "aria-label": `${caption}. Arrow keys read single cells.` });
@@ -12,11 +15,11 @@ function map(caption, rows) {
     const w = (width - left) / columns;
     cell = { w, h: Math.round(Math.min(Math.max(w, 7), Math.max(12, 180 / rows.length))) };
     const scale = devicePixelRatio || 1;
-    canvas.style.height = `${rows.length * cell.h}px`;
+    canvas.style.height = `${TOP + rows.length * cell.h}px`;
     canvas.width = width * scale;
-    canvas.height = rows.length * cell.h * scale;
+    canvas.height = (TOP + rows.length * cell.h) * scale;
     const pen = canvas.getContext("2d");
-    pen.scale(scale, scale);
+    pen.setTransform(scale, 0, 0, scale, 0, TOP * scale);
     pen.font = "11px system-ui, sans-serif";
     pen.textAlign = "right";
     pen.textBaseline = "middle";
@@ -42,10 +45,10 @@ function map(caption, rows) {
     const target = rows[r]?.cells[c];
     if (!target) return hush();
     const box = canvas.getBoundingClientRect();
-    say(target.text, x ?? box.left + left + (c + 1) * cell.w, y ?? box.top + (r + 1) * cell.h);
+    say(target.text, x ?? box.left + left + (c + 1) * cell.w, y ?? box.top + TOP + (r + 1) * cell.h);
   }
 
-  canvas.addEventListener("pointermove", (e) => point(Math.floor(e.offsetY / cell.h), Math.floor((e.offsetX - left) / cell.w), e.clientX, e.clientY));
+  canvas.addEventListener("pointermove", (e) => point(Math.floor((e.offsetY - TOP) / cell.h), Math.floor((e.offsetX - left) / cell.w), e.clientX, e.clientY));
   canvas.addEventListener("pointerleave", hush);
   canvas.addEventListener("blur", () => { cursor = null; hush(); draw(); });
   canvas.addEventListener("keydown", (e) => {

@@ -80,7 +80,7 @@ function heat() {
     });
     return [el("h3", {}, KINDS[kind]),
       legend("0", `${number(most, 1)} × even`, (x) => colour(x), `even use is ${number(Math.sqrt(1 / most) * 100)} % along`),
-      el("div", { class: "grid" }, figures)];
+      el("div", { class: Math.max(...steps.map(expertsOf)) > 32 ? "grid wide" : "grid" }, figures)];
   }));
 }
 
