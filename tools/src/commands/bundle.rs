@@ -2,6 +2,7 @@
 
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use bytesize::ByteSize;
 use hotset::DEFAULT_CONTEXT;
@@ -39,7 +40,8 @@ pub(crate) struct Args {
     /// Bundle to write
     #[arg(short, long, value_name = "OUT.hotset")]
     output: Option<PathBuf>,
-    /// Profile of SRC: which experts are used, and what dropping some costs
+    /// Profile of SRC, of a checkpoint as `hotset convert --codec f16` makes a bundle of it: which experts are used, and what dropping some
+    /// costs
     #[arg(long, value_name = "P.json")]
     profile: Option<PathBuf>,
     /// Dropping experts may cost this many per cent of the loss
@@ -78,8 +80,20 @@ struct Decision {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let source = Source::open(&args.source)?;
+    let stop = interrupt::flag()?;
     let profile = args.profile.as_ref().map(|path| load(path)).transpose()?;
+    // Dropped at the end, with what is in it.
+    let mut between = None;
+    let source = match Source::open(&args.source)? {
+        checkpoint @ Source::Checkpoint { .. } if profile.is_some() => {
+            let beside = args.output.as_ref().and_then(|o| o.parent()).filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempdir_in(beside);
+            let folder = folder.map_err(|e| Failure::new(format!("cannot write to {}: {e}", beside.display())))?;
+            let whole = checkpoint.convert(&between.insert(folder).path().join("whole.hotset"), &stop)?;
+            Source::Bundle(Box::new(whole))
+        }
+        source => source,
+    };
     let device = match (&args.device, &source) {
         (Asked::Known(device), _) => device.clone(),
         (Asked::Here, Source::Bundle(bundle)) => Device::here(bundle, std::thread::available_parallelism().map_or(1, usize::from))?,
@@ -92,7 +106,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         print(&args, &device, &decision)?;
     }
     let bytes = match &args.output {
-        Some(output) => Some(write(source, &decision, &device, output)?),
+        Some(output) => Some(write(source, &decision, &device, output, &stop)?),
         None => None,
     };
     let mut out = stdout().lock();
@@ -120,6 +134,21 @@ impl Source {
         let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
         let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
         Ok(Source::Checkpoint { checkpoint, family, import: Box::new(import), tokenizer })
+    }
+
+    /// A checkpoint as a bundle in f16, of which profiles are.
+    fn convert(self, path: &Path, stop: &AtomicBool) -> Result<Bundle> {
+        if let Source::Checkpoint { checkpoint, family, import, tokenizer } = self {
+            let bar = progress::bytes();
+            let progress = |written, total| {
+                bar.set_length(total);
+                bar.set_position(written);
+            };
+            let options = import::Options { target: path, codec: Some(Codec::F16), family, stop, progress: &progress };
+            import::write(&checkpoint, *import, tokenizer, &options)?;
+            bar.finish_and_clear();
+        }
+        Ok(Bundle::open(path)?)
     }
 
     /// The ways to store it, finest first.
@@ -173,10 +202,8 @@ fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profil
     let mut chosen = candidates.swap_remove(choice.candidate);
     let mut kept = None;
     match (source, profile) {
-        (_, None) => {}
-        (Source::Checkpoint { .. }, Some(_)) => {
-            return Err(Failure::new("a profile is of a bundle; convert the checkpoint with --codec f16, profile that, and bundle it"));
-        }
+        // A checkpoint with a profile has become a bundle.
+        (_, None) | (Source::Checkpoint { .. }, Some(_)) => {}
         (Source::Bundle(bundle), Some(profile)) => {
             let (stays, share) = keep(bundle, profile, &KeepOptions { keep: choice.keep, ..options })?;
             let view = bundle.pruned(&stays)?;
@@ -239,8 +266,7 @@ fn record_uses(profile: &Profile, chosen: &Candidate) -> Vec<Vec<f64>> {
 }
 
 /// Writes what was decided; returns its size. Nothing is at `output` unless everything succeeds.
-fn write(source: Source, decision: &Decision, device: &Device, output: &Path) -> Result<u64> {
-    let stop = interrupt::flag()?;
+fn write(source: Source, decision: &Decision, device: &Device, output: &Path, stop: &AtomicBool) -> Result<u64> {
     let bar = progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);
@@ -248,7 +274,7 @@ fn write(source: Source, decision: &Decision, device: &Device, output: &Path) ->
     };
     match source {
         Source::Checkpoint { checkpoint, family, import, tokenizer } => {
-            let options = import::Options { target: output, codec: decision.codec, family, stop: &stop, progress: &progress };
+            let options = import::Options { target: output, codec: decision.codec, family, stop, progress: &progress };
             import::write(&checkpoint, *import, tokenizer, &options)?;
         }
         Source::Bundle(bundle) => {
@@ -260,7 +286,7 @@ fn write(source: Source, decision: &Decision, device: &Device, output: &Path) ->
                 None => drop(view.write(output, &history, progress)?),
                 Some(codec) => {
                     let options = quantize::Options { codec, dense: None, activations: None, hot: None, done: Some(&history) };
-                    quantize(view, &options, output, Watch { stop: &stop, progress: &progress, release: &|| bundle.release() })?;
+                    quantize(view, &options, output, Watch { stop, progress: &progress, release: &|| bundle.release() })?;
                 }
             }
         }
