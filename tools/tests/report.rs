@@ -94,8 +94,8 @@ fn a_browser_draws_it() {
         assert!(dom.contains("<title>Expert use of molm-demo</title>"), "the title is {:?}", between(&dom, "<title>", "</title>"));
         assert!(!dom.contains("<img"), "a name has become an element");
         let heard = between(&dom, "<pre id=\"heard\">", "</pre>");
-        // Down from the first cell and one to the right: the second layer's second most used expert.
-        let step = &profile.texts["code"].steps[2];
+        // The bad name is the first: down from the first cell and one to the right: the second layer's second most used expert.
+        let step = &profile.texts[HOSTILE].steps[2];
         let mut uses = step.selections.clone();
         uses.sort_unstable_by(|a, b| b.cmp(a));
         assert!(heard.starts_with(&step.name) && heard.contains(&format!("chosen for {} of", uses[1])), "{heard}");

@@ -46,7 +46,8 @@ function reader(chart, count, nearest, show) {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[e.key];
     if (!step) return;
     e.preventDefault();
-    go(current === null ? 0 : current + step);
+    // The first arrow shows the first place.
+    go(current === null && Number.isFinite(step) ? 0 : (current ?? 0) + step);
   });
 }
 
