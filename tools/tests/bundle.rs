@@ -6,7 +6,7 @@ mod support;
 mod tiny;
 
 use hotset::bundle::Bundle;
-use hotset::profile::{Profile, RatioLoss};
+use hotset::profile::{Profile, RatioLoss, Usage};
 use serde_json::Value;
 use tiny::{Tiny, hotset, str};
 
@@ -108,4 +108,30 @@ fn what_cannot_be_is_refused() {
     assert!(run("nokia-3310", &[]).stderr.contains("pixel-8"), "names are listed");
     let plain = hotset(&["bundle", DEMO, "--device", "pixel-8"]).ok();
     assert!(plain.contains("tokens/s predicted") && plain.contains("LPDDR5X"), "{plain}");
+}
+
+/// A checkpoint and a profile in one command give what converting first gives, and leave nothing else behind.
+#[test]
+fn a_checkpoint_and_a_profile_in_one_command() {
+    let (tiny, made) = (Tiny::new(), tempfile::tempdir().unwrap());
+    let folder = support::golden("olmoe");
+    let source = support::convert(&folder, made.path(), "f16");
+    let bundle = Bundle::open(&source).unwrap();
+    let mut usage = Usage { tokens: 100, ..Usage::new(bundle.plan()) };
+    for step in &mut usage.steps {
+        step.selections.iter_mut().zip(1..).for_each(|(n, use_)| *n = use_);
+    }
+    let mut profile = Profile::new(&bundle);
+    profile.add("text", &usage).unwrap();
+    let p = tiny.file("p.json", profile.to_json().unwrap());
+    let device = "ram=1GiB,bandwidth=20GB/s,flash=1GB/s";
+    let [one, two] = ["one", "two"].map(|n| made.path().join(n));
+    for (source, out) in [(str(&folder), &one), (str(&source), &two)] {
+        hotset(&["bundle", source, "--device", device, "--profile", str(&p), "-o", str(out)]).ok();
+    }
+    let [one, two] = [one, two].map(|path| Bundle::open(path).unwrap().manifest().clone());
+    assert_eq!(one.fingerprint, two.fingerprint);
+    assert_eq!(std::fs::read_dir(made.path()).unwrap().count(), 3, "the two results and the bundle that was converted");
+    let other = support::golden("mixtral");
+    assert!(hotset(&["bundle", str(&other), "--device", device, "--profile", str(&p)]).error().contains("profile of another bundle"));
 }
