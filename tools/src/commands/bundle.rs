@@ -22,6 +22,9 @@ use crate::profiling::load;
 use crate::quantize::{self, quantize, recode};
 use crate::{interrupt, progress};
 
+/// Bytes that the program takes beside the model and the tokenizer.
+const PROGRAM: u64 = 2 << 20;
+
 /// Make a model fit a device
 ///
 /// Chooses the finest codec with which all experts stay in the memory that an app may take on the device: q8, or q4. Where that is not
@@ -101,9 +104,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return Err(Failure::new("this machine is measured with a bundle; convert the checkpoint first, or give the device's figures"));
         }
     };
-    let decision = decide(&args, &source, &device, profile.as_ref())?;
+    let program = source.program();
+    let decision = decide(&args, &source, (&device, program), profile.as_ref())?;
     if !args.json {
-        print(&args, &device, &decision)?;
+        print(&args, &device, &decision, program)?;
     }
     let bytes = match &args.output {
         Some(output) => Some(write(source, &decision, &device, output, &stop)?),
@@ -134,6 +138,15 @@ impl Source {
         let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
         let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
         Ok(Source::Checkpoint { checkpoint, family, import: Box::new(import), tokenizer })
+    }
+
+    /// What the program takes beside the model: code, stacks, and tables of the tokenizer, which are several times as large as its file.
+    fn program(&self) -> u64 {
+        let text = match self {
+            Source::Checkpoint { tokenizer, .. } => tokenizer.as_ref().map_or(0, |t| t.json.len()),
+            Source::Bundle(bundle) => bundle.tokenizer().map_or(0, <[u8]>::len),
+        };
+        PROGRAM + 8 * text as u64
     }
 
     /// A checkpoint as a bundle in f16, of which profiles are.
@@ -190,7 +203,9 @@ fn candidate(codec: Option<Codec>, manifest: Manifest, tokenizer: u64) -> Result
     Ok(Candidate { codec, plan: manifest.plan, cost })
 }
 
-fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profile>) -> Result<Decision> {
+/// `program`: bytes that the program takes of the device's memory.
+fn decide(args: &Args, source: &Source, (whole, program): (&Device, u64), profile: Option<&Profile>) -> Result<Decision> {
+    let device = &whole.without(program);
     let mut candidates = source.candidates()?;
     let trained = candidates[0].plan.context.map_or(DEFAULT_CONTEXT, |c| c as usize);
     let context = args.context.map_or(trained.min(DEFAULT_CONTEXT), |c| c as usize);
@@ -221,12 +236,12 @@ fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profil
         None => (room as f64 / all.max(1) as f64).min(1.0),
     };
     let Some(prediction) = predict(&chosen.plan, &chosen.cost, device, context, there) else {
-        let least = smallest(&chosen.plan, &chosen.cost, context);
+        let least = smallest(&chosen.plan, &chosen.cost, context) + if whole.vram.is_none() { program } else { 0 };
         return Err(Failure::new(format!(
             "{} has {} for a model, and this one with {context} tokens of context runs in no less than {} ({least} bytes); choose a smaller \
              --context, or another device",
             device.name,
-            size(device.memory()),
+            size(whole.memory()),
             size(least)
         )));
     };
@@ -299,7 +314,7 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-fn print(args: &Args, device: &Device, decision: &Decision) -> Result<()> {
+fn print(args: &Args, device: &Device, decision: &Decision, program: u64) -> Result<()> {
     let Decision { choice, codec, kept, prediction: p, losses } = decision;
     let mut out = stdout().lock();
     let rate = |r: f64| format!("{:.1} GB/s", r / 1e9);
@@ -331,6 +346,9 @@ fn print(args: &Args, device: &Device, decision: &Decision) -> Result<()> {
         size(p.hot),
         size(p.experts)
     )?;
+    if device.vram.is_none() {
+        writeln!(out, "             a budget of --ram {}; {} are left to the program itself", p.memory, size(program))?;
+    }
     writeln!(
         out,
         "decode       {:.1} tokens/s predicted: {:.1} ms for {} of dense weights and {} of experts at {:.0} % of the bandwidth{}",
