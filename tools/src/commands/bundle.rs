@@ -2,6 +2,7 @@
 
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use bytesize::ByteSize;
 use hotset::DEFAULT_CONTEXT;
@@ -21,6 +22,9 @@ use crate::profiling::load;
 use crate::quantize::{self, quantize, recode};
 use crate::{interrupt, progress};
 
+/// Bytes that the program takes beside the model and the tokenizer.
+const PROGRAM: u64 = 2 << 20;
+
 /// Make a model fit a device
 ///
 /// Chooses the finest codec with which all experts stay in the memory that an app may take on the device: q8, or q4. Where that is not
@@ -39,7 +43,8 @@ pub(crate) struct Args {
     /// Bundle to write
     #[arg(short, long, value_name = "OUT.hotset")]
     output: Option<PathBuf>,
-    /// Profile of SRC: which experts are used, and what dropping some costs
+    /// Profile of SRC, of a checkpoint as `hotset convert --codec f16` makes a bundle of it: which experts are used, and what dropping some
+    /// costs
     #[arg(long, value_name = "P.json")]
     profile: Option<PathBuf>,
     /// Dropping experts may cost this many per cent of the loss
@@ -78,8 +83,20 @@ struct Decision {
 
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
-    let source = Source::open(&args.source)?;
+    let stop = interrupt::flag()?;
     let profile = args.profile.as_ref().map(|path| load(path)).transpose()?;
+    // Dropped at the end, with what is in it.
+    let mut between = None;
+    let source = match Source::open(&args.source)? {
+        checkpoint @ Source::Checkpoint { .. } if profile.is_some() => {
+            let beside = args.output.as_ref().and_then(|o| o.parent()).filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempdir_in(beside);
+            let folder = folder.map_err(|e| Failure::new(format!("cannot write to {}: {e}", beside.display())))?;
+            let whole = checkpoint.convert(&between.insert(folder).path().join("whole.hotset"), &stop)?;
+            Source::Bundle(Box::new(whole))
+        }
+        source => source,
+    };
     let device = match (&args.device, &source) {
         (Asked::Known(device), _) => device.clone(),
         (Asked::Here, Source::Bundle(bundle)) => Device::here(bundle, std::thread::available_parallelism().map_or(1, usize::from))?,
@@ -87,12 +104,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return Err(Failure::new("this machine is measured with a bundle; convert the checkpoint first, or give the device's figures"));
         }
     };
-    let decision = decide(&args, &source, &device, profile.as_ref())?;
+    let program = source.program();
+    let decision = decide(&args, &source, (&device, program), profile.as_ref())?;
     if !args.json {
-        print(&args, &device, &decision)?;
+        print(&args, &device, &decision, program)?;
     }
     let bytes = match &args.output {
-        Some(output) => Some(write(source, &decision, &device, output)?),
+        Some(output) => Some(write(source, &decision, &device, output, &stop)?),
         None => None,
     };
     let mut out = stdout().lock();
@@ -120,6 +138,30 @@ impl Source {
         let (family, import) = import::import(checkpoint.config(), checkpoint.tensors())?;
         let tokenizer = checkpoint.tokenizer(import.plan.vocab)?;
         Ok(Source::Checkpoint { checkpoint, family, import: Box::new(import), tokenizer })
+    }
+
+    /// What the program takes beside the model: code, stacks, and tables of the tokenizer, which are several times as large as its file.
+    fn program(&self) -> u64 {
+        let text = match self {
+            Source::Checkpoint { tokenizer, .. } => tokenizer.as_ref().map_or(0, |t| t.json.len()),
+            Source::Bundle(bundle) => bundle.tokenizer().map_or(0, <[u8]>::len),
+        };
+        PROGRAM + 8 * text as u64
+    }
+
+    /// A checkpoint as a bundle in f16, of which profiles are.
+    fn convert(self, path: &Path, stop: &AtomicBool) -> Result<Bundle> {
+        if let Source::Checkpoint { checkpoint, family, import, tokenizer } = self {
+            let bar = progress::bytes();
+            let progress = |written, total| {
+                bar.set_length(total);
+                bar.set_position(written);
+            };
+            let options = import::Options { target: path, codec: Some(Codec::F16), family, stop, progress: &progress };
+            import::write(&checkpoint, *import, tokenizer, &options)?;
+            bar.finish_and_clear();
+        }
+        Ok(Bundle::open(path)?)
     }
 
     /// The ways to store it, finest first.
@@ -161,7 +203,9 @@ fn candidate(codec: Option<Codec>, manifest: Manifest, tokenizer: u64) -> Result
     Ok(Candidate { codec, plan: manifest.plan, cost })
 }
 
-fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profile>) -> Result<Decision> {
+/// `program`: bytes that the program takes of the device's memory.
+fn decide(args: &Args, source: &Source, (whole, program): (&Device, u64), profile: Option<&Profile>) -> Result<Decision> {
+    let device = &whole.without(program);
     let mut candidates = source.candidates()?;
     let trained = candidates[0].plan.context.map_or(DEFAULT_CONTEXT, |c| c as usize);
     let context = args.context.map_or(trained.min(DEFAULT_CONTEXT), |c| c as usize);
@@ -173,10 +217,8 @@ fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profil
     let mut chosen = candidates.swap_remove(choice.candidate);
     let mut kept = None;
     match (source, profile) {
-        (_, None) => {}
-        (Source::Checkpoint { .. }, Some(_)) => {
-            return Err(Failure::new("a profile is of a bundle; convert the checkpoint with --codec f16, profile that, and bundle it"));
-        }
+        // A checkpoint with a profile has become a bundle.
+        (_, None) | (Source::Checkpoint { .. }, Some(_)) => {}
         (Source::Bundle(bundle), Some(profile)) => {
             let (stays, share) = keep(bundle, profile, &KeepOptions { keep: choice.keep, ..options })?;
             let view = bundle.pruned(&stays)?;
@@ -194,12 +236,12 @@ fn decide(args: &Args, source: &Source, device: &Device, profile: Option<&Profil
         None => (room as f64 / all.max(1) as f64).min(1.0),
     };
     let Some(prediction) = predict(&chosen.plan, &chosen.cost, device, context, there) else {
-        let least = smallest(&chosen.plan, &chosen.cost, context);
+        let least = smallest(&chosen.plan, &chosen.cost, context) + if whole.vram.is_none() { program } else { 0 };
         return Err(Failure::new(format!(
             "{} has {} for a model, and this one with {context} tokens of context runs in no less than {} ({least} bytes); choose a smaller \
              --context, or another device",
             device.name,
-            size(device.memory()),
+            size(whole.memory()),
             size(least)
         )));
     };
@@ -239,8 +281,7 @@ fn record_uses(profile: &Profile, chosen: &Candidate) -> Vec<Vec<f64>> {
 }
 
 /// Writes what was decided; returns its size. Nothing is at `output` unless everything succeeds.
-fn write(source: Source, decision: &Decision, device: &Device, output: &Path) -> Result<u64> {
-    let stop = interrupt::flag()?;
+fn write(source: Source, decision: &Decision, device: &Device, output: &Path, stop: &AtomicBool) -> Result<u64> {
     let bar = progress::bytes();
     let progress = |written, total| {
         bar.set_length(total);
@@ -248,7 +289,7 @@ fn write(source: Source, decision: &Decision, device: &Device, output: &Path) ->
     };
     match source {
         Source::Checkpoint { checkpoint, family, import, tokenizer } => {
-            let options = import::Options { target: output, codec: decision.codec, family, stop: &stop, progress: &progress };
+            let options = import::Options { target: output, codec: decision.codec, family, stop, progress: &progress };
             import::write(&checkpoint, *import, tokenizer, &options)?;
         }
         Source::Bundle(bundle) => {
@@ -260,7 +301,7 @@ fn write(source: Source, decision: &Decision, device: &Device, output: &Path) ->
                 None => drop(view.write(output, &history, progress)?),
                 Some(codec) => {
                     let options = quantize::Options { codec, dense: None, activations: None, hot: None, done: Some(&history) };
-                    quantize(view, &options, output, Watch { stop: &stop, progress: &progress, release: &|| bundle.release() })?;
+                    quantize(view, &options, output, Watch { stop, progress: &progress, release: &|| bundle.release() })?;
                 }
             }
         }
@@ -273,7 +314,7 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-fn print(args: &Args, device: &Device, decision: &Decision) -> Result<()> {
+fn print(args: &Args, device: &Device, decision: &Decision, program: u64) -> Result<()> {
     let Decision { choice, codec, kept, prediction: p, losses } = decision;
     let mut out = stdout().lock();
     let rate = |r: f64| format!("{:.1} GB/s", r / 1e9);
@@ -305,6 +346,9 @@ fn print(args: &Args, device: &Device, decision: &Decision) -> Result<()> {
         size(p.hot),
         size(p.experts)
     )?;
+    if device.vram.is_none() {
+        writeln!(out, "             a budget of --ram {}; {} are left to the program itself", p.memory, size(program))?;
+    }
     writeln!(
         out,
         "decode       {:.1} tokens/s predicted: {:.1} ms for {} of dense weights and {} of experts at {:.0} % of the bandwidth{}",

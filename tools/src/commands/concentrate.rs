@@ -43,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let stop = interrupt::flag()?;
     let subject = Subject::open(&args.source, &args.training.text, args.training.course.held_out)?;
-    let options = Options { part: args.train, weight: args.weight, keep: args.keep, settings: args.training.course.settings(0.0) };
+    let options = Options { part: args.train, weight: args.weight, keep: args.keep, settings: args.training.course.settings(0.0)? };
     let mut report = Report::new(&args.training.course);
     concentrate(&subject, &options, &args.output, &mut report, &stop)?;
     report.finish(&args.output, started)

@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         experts: args.experts.into(),
         attention_experts: args.attention_experts.unwrap_or(args.experts).into(),
         weight: args.weight,
-        settings: args.training.course.settings(0.0),
+        settings: args.training.course.settings(0.0)?,
     };
     let mut report = Report::new(&args.training.course);
     extend(&subject, &options, &args.output, &mut report, &stop)?;

@@ -47,7 +47,7 @@ fn share(text: &str) -> std::result::Result<Share, String> {
 pub(crate) fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let stop = interrupt::flag()?;
-    let options = Options { balance: args.balance, held_out: args.course.held_out, settings: args.course.settings(DECAY) };
+    let options = Options { balance: args.balance, held_out: args.course.held_out, settings: args.course.settings(DECAY)? };
     let mut report = Report::new(&args.course);
     train(&args.source, &args.text, &options, &args.output, &mut report, &stop)?;
     report.finish(&args.output, started)

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::failure::Result;
 use crate::progress;
-use crate::training::{Measured, Progress, Schedule, Settings};
+use crate::training::{Measured, Place, Progress, Schedule, Settings};
 
 /// A number above zero.
 pub(super) fn positive(s: &str) -> std::result::Result<f64, String> {
@@ -61,7 +61,10 @@ pub(super) struct CourseArgs {
     /// Tokens at the ends of the texts that are kept aside, at most a tenth of each text
     #[arg(long, value_name = "TOKENS", default_value_t = 32768)]
     pub(super) held_out: usize,
-    /// Same seed, same result
+    /// Where to compute: cpu, or, in a program that was built with that feature, cuda or metal
+    #[arg(long, value_enum, default_value_t = Place::Cpu)]
+    device: Place,
+    /// Same seed, same result on one device
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Training is in f32; what is written is in each tensor's own type, or all in f32
@@ -79,8 +82,10 @@ pub(super) struct CourseArgs {
 }
 
 impl CourseArgs {
-    pub(super) fn settings(&self, decay: f64) -> Settings {
-        Settings {
+    /// # Errors
+    /// When the device is not to be had.
+    pub(super) fn settings(&self, decay: f64) -> Result<Settings> {
+        Ok(Settings {
             schedule: Schedule { steps: self.steps as usize, rate: self.lr, decay },
             batch: self.batch.into(),
             window: self.window.into(),
@@ -88,7 +93,8 @@ impl CourseArgs {
             full: self.dtype == Dtype::F32,
             every: self.save_every as usize,
             resume: self.resume,
-        }
+            device: self.device.device()?,
+        })
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn concentrate(
     }));
     let (text, held) = subject.windows(settings.window)?;
     let keeper = Keeper::new(target, identity, settings.resume)?;
-    let (weights, variables) = subject.weights()?.trainable(|name| match part {
+    let (weights, variables) = subject.weights()?.on(&settings.device)?.trainable(|name| match part {
         Part::Routers => routers.contains(name),
         Part::Experts => routers.contains(name) || experts.contains(name),
         Part::All => true,

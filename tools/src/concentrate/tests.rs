@@ -35,7 +35,7 @@ fn options(part: Part, weight: f64) -> Options {
         part,
         weight,
         keep: None,
-        settings: Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false },
+        settings: Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 5, resume: false, device: Device::Cpu },
     }
 }
 

@@ -128,6 +128,11 @@ impl Device {
         Ok(Device { name: "this machine".into(), ram, bandwidth, flash, vram: None, source })
     }
 
+    /// The same device with so much less of the system's memory.
+    pub(crate) fn without(&self, bytes: u64) -> Device {
+        Device { ram: self.ram.saturating_sub(bytes), ..self.clone() }
+    }
+
     /// Bytes of the memory that experts are computed from.
     pub(crate) fn memory(&self) -> u64 {
         self.vram.map_or(self.ram, |v| v.bytes)

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 use serde_json::json;
 
 use crate::failure;
@@ -49,7 +49,7 @@ pub(crate) fn extend(
     }));
     let (text, held) = subject.windows(settings.window)?;
     let keeper = Keeper::new(target, identity, settings.resume)?;
-    let old = subject.weights()?;
+    let old = subject.weights()?.on(&settings.device)?;
     let model = Interpreter::new(growth.import)?;
     let new = begin(&growth.parts, &old, &mut Random(settings.seed))?;
     let rows: Vec<&Var> = new.iter().filter(|(name, _)| growth.parts[*name].role == Role::Row).map(|(_, row)| row).collect();
@@ -76,7 +76,7 @@ fn begin(parts: &BTreeMap<String, Part>, old: &Weights, random: &mut Random) -> 
             Role::Expert | Role::Row => old.get(&part.like)?.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt(),
         };
         let values: Vec<f32> = (0..part.shape.iter().product()).map(|_| random.normal() as f32 * spread).collect();
-        new.insert(name.clone(), Var::from_tensor(&Tensor::from_vec(values, part.shape.clone(), &Device::Cpu)?)?);
+        new.insert(name.clone(), Var::from_tensor(&Tensor::from_vec(values, part.shape.clone(), &old.device())?)?);
     }
     Ok(new)
 }

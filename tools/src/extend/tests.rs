@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use tempfile::TempDir;
 
 use super::*;
@@ -41,7 +41,7 @@ impl Progress for Notes {
 
 fn run(subject: &Subject, target: &Path, full: bool) -> Vec<Measured> {
     let schedule = Schedule { steps: 24, rate: 5e-3, decay: 0.0 };
-    let settings = Settings { schedule, batch: 4, window: 12, seed: 3, full, every: 100, resume: false };
+    let settings = Settings { schedule, batch: 4, window: 12, seed: 3, full, every: 100, resume: false, device: Device::Cpu };
     let options = Options { experts: 2, attention_experts: 2, weight: 0.1, settings };
     let mut notes = Notes(Vec::new());
     extend(subject, &options, target, &mut notes, &AtomicBool::new(false)).unwrap();

@@ -23,7 +23,8 @@ pub(super) fn import(config: Config<'_>, b: Builder<'_>) -> Result<Import> {
     decoder.build(config, b, |b, _, step, prefix| {
         // Published checkpoints say `block_sparse_moe`, those with fused experts `mlp`.
         let published = format!("{prefix}.block_sparse_moe");
-        let prefix = if b.has(&format!("{published}.gate.weight")) { published } else { format!("{prefix}.mlp") };
+        let fused = format!("{prefix}.mlp");
+        let prefix = if b.has(&format!("{fused}.gate.weight")) { fused } else { published };
         let score = Score::Linear(b.router(&format!("{step}.router"), &format!("{prefix}.gate.weight"), sizes.experts, sizes.width)?);
         let pool = sizes.pool(b, &format!("{step}.experts"), &format!("{prefix}.experts"), ["w1", "w3", "w2"])?;
         Ok((Some(top_k(pool, score, k, true)), None))

@@ -60,6 +60,8 @@ fn kinds(import: &Import) -> BTreeMap<String, Kind> {
         let kind = match (dense.usage, dense.shape) {
             _ if weights.contains(name.as_str()) => Kind::Constant(1.0),
             _ if biases.contains(name.as_str()) => Kind::Constant(0.0),
+            // What only selects is not trained by gradients, and must prefer nobody.
+            _ if selects(plan, name) => Kind::Constant(0.0),
             (Usage::Vocabulary, _) => Kind::Normal(VOCABULARY),
             (_, Shape::Matrix { cols, .. }) => Kind::Uniform(1.0 / f64::from(cols).sqrt()),
             (_, Shape::Vector { .. }) => Kind::Uniform(1.0 / width.sqrt()),
@@ -84,6 +86,11 @@ fn kinds(import: &Import) -> BTreeMap<String, Kind> {
         }
     }
     kinds
+}
+
+/// Whether that tensor is a bias by which routers select.
+fn selects(plan: &Plan, name: &str) -> bool {
+    plan.steps.iter().filter_map(|s| s.routed.as_ref()).any(|r| r.router.select.bias.as_deref() == Some(name))
 }
 
 /// Names of the weights and of the biases of all norms.

@@ -68,7 +68,7 @@ pub(crate) fn train(
     let keeper = Keeper::new(target, identity, settings.resume)?;
 
     let mut random = settings.random();
-    let (weights, variables) = begin::weights(model.import(), &tensors, &mut random)?.trainable(|_| true)?;
+    let (weights, variables) = begin::weights(model.import(), &tensors, &mut random)?.on(&settings.device)?.trainable(|_| true)?;
     let teaching = Teaching {
         model: &model,
         weights: &|| Ok(weights.clone()),

@@ -44,7 +44,7 @@ fn case(case: &str) -> (TempDir, [Share; 2]) {
 
 fn options(balance: Option<f64>) -> Options {
     let schedule = Schedule { steps: 40, rate: 1e-2, decay: 0.1 };
-    let settings = Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 100, resume: false };
+    let settings = Settings { schedule, batch: 4, window: 12, seed: 3, full: false, every: 100, resume: false, device: Device::Cpu };
     Options { balance, held_out: 100, settings }
 }
 

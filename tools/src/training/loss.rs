@@ -12,6 +12,7 @@ pub(crate) trait Model {
 
 /// Mean negative log-likelihood of `targets` `[N]` under `logits` `[N, V]`: a scalar.
 pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let targets = targets.to_device(logits.device())?;
     // The largest logit is a constant to the gradient, which does not depend on it.
     let shifted = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
     let total = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::interpreter::{Interpreter, Pass};
@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) every: usize,
     /// Whether to go on from a state.
     pub(crate) resume: bool,
+    /// Where weights are and everything is computed.
+    pub(crate) device: Device,
 }
 
 impl Settings {

@@ -43,6 +43,11 @@ impl Weights {
         Tensor::cat(&parts, axis)
     }
 
+    /// The same weights on a device.
+    pub(crate) fn on(self, device: &Device) -> Result<Weights> {
+        self.0.into_iter().map(|(name, tensor)| Ok((name, tensor.to_device(device)?))).collect::<Result<_>>().map(Weights)
+    }
+
     /// Where the tensors are.
     pub(crate) fn device(&self) -> Device {
         self.0.values().next().map_or(Device::Cpu, |t| t.device().clone())

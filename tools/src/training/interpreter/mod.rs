@@ -101,6 +101,7 @@ impl Interpreter {
 
     fn pass(&self, weights: &Weights, tokens: &Tensor, observed: bool) -> Result<Pass> {
         let (batch, window) = tokens.dims2()?;
+        let tokens = &tokens.to_device(&weights.device())?;
         let plan = &self.import.plan;
         let added = observed.then(RefCell::default);
         let run = Run { import: &self.import, tensors: Tensors { import: &self.import, weights }, batch, window, added };
