@@ -3,6 +3,7 @@
 //! `cargo run --release -p hotset --example profile -- tools/demo/molm-demo.hotset`
 
 use std::error::Error;
+use std::io::Write;
 
 use hotset::profile::{KeepOptions, Profile};
 use hotset::{Engine, EngineOptions, GenerateOptions, SessionOptions};
@@ -23,10 +24,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Half of the experts' bytes, for this session alone; the others are neither chosen nor read.
     let kept = profile.keep(engine.bundle(), &KeepOptions { keep: 0.5, ..KeepOptions::default() })?;
-    println!("{} of the experts' bytes stay", kept.bytes(engine.bundle()));
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} bytes of experts stay", kept.bytes(engine.bundle()))?;
     let mut session = engine.session(&SessionOptions { kept: Some(kept), ..SessionOptions::default() })?;
     session.append_text("Once upon a time")?;
-    session.generate(&GenerateOptions { max_tokens: 64, ..GenerateOptions::default() }, |token| print!("{}", token.text))?;
-    println!();
+    for token in session.stream(&GenerateOptions { max_tokens: 64, ..GenerateOptions::default() })? {
+        write!(out, "{}", token?.text)?;
+    }
+    writeln!(out)?;
     Ok(())
 }
