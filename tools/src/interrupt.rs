@@ -16,3 +16,8 @@ pub(crate) fn flag() -> Result<Arc<AtomicBool>> {
         .map_err(|e| Failure::new(format!("cannot prepare for an interruption: {e}")))?;
     Ok(stop)
 }
+
+/// Fails once `stop` is set, where a file is being written that is dropped then.
+pub(crate) fn check(stop: &AtomicBool) -> hotset::Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(hotset::Error::Input("interrupted; nothing was written".into())) } else { Ok(()) }
+}

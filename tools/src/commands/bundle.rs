@@ -298,7 +298,7 @@ fn write(source: Source, decision: &Decision, device: &Device, output: &Path, st
             let share = decision.kept.as_ref().map(|k| format!(", {:.1} % of the experts' bytes, hot ones first", 100.0 * k.1));
             let history = format!("bundled for {}{}", device.name, share.unwrap_or_default());
             match decision.codec {
-                None => drop(view.write(output, &history, progress)?),
+                None => drop(view.write_with(output, &history, |_, _, _| interrupt::check(stop), progress)?),
                 Some(codec) => {
                     let options = quantize::Options { codec, dense: None, activations: None, hot: None, done: Some(&history) };
                     quantize(view, &options, output, Watch { stop, progress: &progress, release: &|| bundle.release() })?;

@@ -153,9 +153,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let history = format!("pruned to {:.1} % of the experts' bytes by {} for {texts}{joined}", share * 100.0, describe(&chosen.options));
     let bar = progress::bytes();
-    let change = |pool: usize, record: u32, bytes: &mut [u8]| match joining.get(pool) {
-        None => Ok(()),
-        Some(joining) => joining.join(dropped, record as usize, bytes).map_err(|e| hotset::Error::Input(e.to_string())),
+    let change = |pool: usize, record: u32, bytes: &mut [u8]| {
+        interrupt::check(&stop)?;
+        match joining.get(pool) {
+            None => Ok(()),
+            Some(joining) => joining.join(dropped, record as usize, bytes).map_err(|e| hotset::Error::Input(e.to_string())),
+        }
     };
     let manifest = view.write_with(&args.output, &history, change, |done, all| {
         bar.set_length(all);
