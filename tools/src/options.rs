@@ -8,7 +8,7 @@ use hotset::bundle::{Bundle, Reading};
 use hotset::experts::Policy;
 use hotset::gpu::Arithmetic;
 use hotset::plan::Semantics;
-use hotset::profile::{Criterion, KeepOptions, Kept};
+use hotset::profile::{Criterion, KeepOptions, Kept, Profile};
 use hotset::{
     Adapter, Device, Engine, EngineOptions, GenerateOptions, Overflow, PagingOptions, Placement, Sampling, SelfContrast, Session,
     SessionOptions,
@@ -125,11 +125,11 @@ impl DeviceArgs {
 }
 
 /// How a profile ranks experts.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Which experts stay")]
 pub(crate) struct KeepArgs {
     /// contribution: what they add to the stream; gate-mass: the sum of their weights; frequency: how often they are chosen; saliency: what
-    /// they add when they are chosen [default: contribution]
+    /// they add when they are chosen [default: contribution; gate-mass where a profile has no lengths of outputs]
     #[arg(long, value_name = "CRITERION")]
     criterion: Option<Criterion>,
     /// masked: what the others weigh stays as it is; deleted: they share what the dropped ones weighed [default: masked]
@@ -152,6 +152,17 @@ impl KeepArgs {
     }
 }
 
+impl KeepArgs {
+    /// The same for a profile, which may lack what the default criterion needs.
+    pub(crate) fn options_for(&self, profile: &Profile, keep: f64) -> KeepOptions {
+        let options = self.options(keep);
+        match self.criterion {
+            None if !profile.has(options.criterion) => KeepOptions { criterion: Criterion::GateMass, ..options },
+            _ => options,
+        }
+    }
+}
+
 /// A bundle with fewer experts than its file has.
 #[derive(Debug, Args)]
 pub(crate) struct OverlayArgs {
@@ -169,7 +180,10 @@ impl OverlayArgs {
     fn apply(&self, bundle: Bundle) -> Result<Bundle> {
         match self.profile.as_ref().zip(self.keep) {
             None => Ok(bundle),
-            Some((path, keep)) => Ok(bundle.pruned(&load(path)?.keep(&bundle, &self.choice.options(keep))?)?),
+            Some((path, keep)) => {
+                let profile = load(path)?;
+                Ok(bundle.pruned(&profile.keep(&bundle, &self.choice.options_for(&profile, keep))?)?)
+            }
         }
     }
 }

@@ -180,8 +180,9 @@ fn a_chat_switches_experts() {
     assert!(done.stderr.contains("from here on with 30 % of the experts' bytes"), "{}", done.stderr);
     assert!(done.stderr.contains("from here on with all experts") && done.stderr.contains("/profile needs a profile and a share"));
     assert_eq!(done.stdout.lines().count(), 3, "{}", done.stdout);
-    // Whoever gives up early has recorded nothing; whoever leaves by the door has.
-    assert_eq!((done.code, said.exists()), (Some(1), false));
+    // What was used before a mistake is recorded.
+    assert_eq!(done.code, Some(1));
+    std::fs::remove_file(&said).unwrap();
     let input = input.replace("/profile nothing\n", "");
     assert_eq!(tiny::hotset_with(&args, input.as_bytes()).code, Some(0));
     assert!(read(&said).texts["chat"].tokens > 30);

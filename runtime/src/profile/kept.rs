@@ -144,7 +144,17 @@ impl Profile {
             )));
         }
         let counts = match options.uniform {
-            true => ranked.iter().map(|r| ((r.records.len() as f64 * options.keep) as usize).max(r.least)).collect(),
+            true => {
+                let counts: Vec<usize> = ranked.iter().map(|r| ((r.records.len() as f64 * options.keep) as usize).max(r.least)).collect();
+                let bytes: u64 = ranked.iter().zip(&counts).map(|(r, &n)| n as u64 * r.bytes).sum();
+                if bytes > limit {
+                    return Err(Error::Input(format!(
+                        "keeping {} of every layer leaves some router fewer experts than it selects; keep more, or not every layer alike",
+                        options.keep
+                    )));
+                }
+                counts
+            }
             false => counts(&ranked, limit),
         };
         Ok(Kept::of(&ranked, &counts, options.semantics))
@@ -214,7 +224,7 @@ fn rank(plan: &Plan, pool: usize, bytes: u64, usages: &[&Usage], criterion: Crit
     Ok(Ranked { records, free, least, bytes })
 }
 
-/// Experts that the routers of a pool need at least.
+/// Experts that the routers of a pool need at least. Where they choose within groups a token may still find fewer in its groups.
 fn least(plan: &Plan, pool: usize) -> usize {
     let routers = plan.steps.iter().filter_map(|s| s.routed.as_ref()).filter(|r| r.pool as usize == pool);
     let needs = routers.map(|r| match r.router.select.rule {

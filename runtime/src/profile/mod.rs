@@ -130,6 +130,13 @@ impl Profile {
     /// # Errors
     /// When a number is not finite.
     pub fn to_json(&self) -> Result<String> {
+        for (text, usage) in &self.texts {
+            usage.validate().map_err(|reason| Error::Input(format!("the profile of {text:?} cannot be written: {reason}")))?;
+        }
+        let losses = self.losses.iter().flat_map(|l| l.ratios.iter().map(|r| r.loss).chain([l.base]));
+        if let Some(loss) = losses.into_iter().find(|l| !l.is_finite()) {
+            return Err(Error::Input(format!("the profile cannot be written: a loss is {loss}")));
+        }
         serde_json::to_string(self).map_err(|e| Error::Input(format!("the profile cannot be written: {e}")))
     }
 

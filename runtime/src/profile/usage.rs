@@ -139,6 +139,7 @@ impl Usage {
     pub(super) fn fits(&self, plan: &Plan) -> Result<(), String> {
         let want = Usage::new(plan);
         let key = |s: &StepUse| (s.step, s.pool, s.selections.len());
+        self.validate()?;
         match self.steps.iter().map(key).eq(want.steps.iter().map(key)) {
             true => Ok(()),
             false => Err("its steps are not those of the plan".into()),

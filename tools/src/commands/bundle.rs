@@ -209,10 +209,17 @@ fn decide(args: &Args, source: &Source, (whole, program): (&Device, u64), profil
     let mut candidates = source.candidates()?;
     let trained = candidates[0].plan.context.map_or(DEFAULT_CONTEXT, |c| c as usize);
     let context = args.context.map_or(trained.min(DEFAULT_CONTEXT), |c| c as usize);
-    let options = args.choice.options(1.0);
+    let options = profile.map_or_else(|| args.choice.options(1.0), |p| args.choice.options_for(p, 1.0));
     // Measured in another way they say nothing.
     let measured = |l: &&Losses| l.criterion == options.criterion && l.semantics == options.semantics;
-    let losses = profile.and_then(|p| p.losses.as_ref()).filter(measured);
+    let known = profile.and_then(|p| p.losses.as_ref());
+    let losses = known.filter(measured);
+    if let (Some(known), None) = (known, losses) {
+        return Err(Failure::new(format!(
+            "the profile's losses were measured by {}, {}; choose experts in that way, or measure again with `hotset profile --losses`",
+            known.criterion, known.semantics
+        )));
+    }
     let choice = choose(&candidates, device.memory(), context, losses, args.max_loss / 100.0);
     let mut chosen = candidates.swap_remove(choice.candidate);
     let mut kept = None;

@@ -4,12 +4,12 @@ use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hotset::profile::{KeepOptions, Kept};
+use hotset::profile::Kept;
 use hotset::{CancelToken, Chat, Completion, Engine, GenerateOptions, Sampling, StopReason};
 
 use super::run::summary;
 use crate::failure::{Failure, Result};
-use crate::options::{DeviceArgs, OverlayArgs, SamplingArgs, SessionArgs, bundle_or_demo};
+use crate::options::{DeviceArgs, KeepArgs, OverlayArgs, SamplingArgs, SessionArgs, bundle_or_demo};
 use crate::profiling::{Recording, load};
 use crate::terminal::{Input, Line};
 
@@ -66,8 +66,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
         stop_answers_on_ctrl_c(options.cancel.clone())?;
     }
     let mut talk = Talk { engine: engine.clone(), context: args.context, chat, recording, options, last: None };
-    talk.converse(&mut input)?;
+    let talked = talk.converse(&mut input);
     talk.recording.take().map_or(Ok(()), |r| r.finish(talk.chat.session_mut()))?;
+    talked?;
     args.device.keep_heat(&engine)
 }
 
@@ -144,13 +145,17 @@ impl Talk {
         Ok(())
     }
 
+    /// The experts that a profile ranks highest.
+    fn keep(&self, path: &Path, keep: f64) -> Result<Kept> {
+        let profile = load(path)?;
+        Ok(profile.keep(self.engine.bundle(), &KeepArgs::default().options_for(&profile, keep))?)
+    }
+
     /// Goes on with other experts; what was said stays.
     fn profile(&mut self, words: &str) -> Result<()> {
         let kept = match words.rsplit_once(char::is_whitespace).map(|(path, keep)| (path.trim(), keep.parse())) {
             None if words.is_empty() => None,
-            Some((path, Ok(keep))) => {
-                Some(load(Path::new(path))?.keep(self.engine.bundle(), &KeepOptions { keep, ..KeepOptions::default() })?)
-            }
+            Some((path, Ok(keep))) => Some(self.keep(Path::new(path), keep)?),
             _ => return Err(Failure::new("/profile needs a profile and a share, such as `/profile cooking.json 0.5`")),
         };
         let said = kept.as_ref().map_or("all experts".to_owned(), |kept| {

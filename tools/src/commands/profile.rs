@@ -19,7 +19,7 @@ use crate::{progress, report};
 /// With --text: the texts (one for each domain, of any length) stream through the bundle, and what each expert of each layer does for them
 /// is counted: how many tokens choose it, with what weight, how much it adds to the stream, what is chosen with it in the next layer, and
 /// how many experts 8 and 64 tokens in a row need. With --losses the loss is measured, too, of the bundle with fewer and fewer experts.
-/// Ctrl-C loses nothing: --resume goes on.
+/// Ctrl-C loses nothing: --resume goes on (not with --activations).
 ///
 /// With --merge: profiles of one bundle are added up. With --html: a page to look at, of one profile or of two that are compared.
 #[derive(Debug, clap::Args)]
@@ -73,6 +73,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         others.iter_mut().try_for_each(|other| profiles[0].merge(other))?;
     }
     match (&args.html, &args.output) {
+        (_, Some(_)) if !args.merge => return Err(Failure::new("-o is for a profile that is made, of --text or with --merge")),
         (None, None) => return Err(Failure::new("give --text to profile a bundle, --merge to add up profiles, or --html to look at one")),
         (Some(_), _) if profiles.len() > 2 => return Err(Failure::new("a page compares two profiles at most; --merge adds up more")),
         _ => {}
@@ -101,13 +102,15 @@ fn collect(args: &Args) -> Result<()> {
     let mut profile = collector.run(&mut session, &stop, |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();
     save(&profile, output)?;
+    // Nothing is left to resume.
+    profiling::forget(output);
     if let Some(activations) = session.take_activations() {
         activations::write(&activations::beside(output), engine.plan(), &activations)?;
     }
     if let Some(tokens) = args.losses {
         let samples = args.text.iter().map(|path| Sample::end(path, engine.tokenizer()?, tokens)).collect::<Result<Vec<_>>>()?;
         let bar = progress::tokens(samples.iter().map(|s| s.tokens.len() - 1).sum::<usize>() * (1 + RATIOS.len()));
-        let measured = (&profile, &args.choice.options(1.0));
+        let measured = (&profile, &args.choice.options_for(&profile, 1.0));
         let losses = profiling::measure(&engine, Some(session.context()), measured, &samples, (&stop, &|n| bar.inc(n)))?;
         bar.finish_and_clear();
         profile.losses = Some(losses);

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::evaluation::Sample;
 use crate::failure::{Failure, Result};
 use crate::options::DeviceArgs;
-use crate::profiling::load;
+use crate::profiling::{self, load};
 use crate::prune::{Chosen, Dropped, Goal, Joining, Search, heirs};
 use crate::{interrupt, progress};
 
@@ -21,7 +21,7 @@ use crate::{interrupt, progress};
 ///
 /// A profile says what each expert does for the text; every layer keeps as many as it deserves, and no router fewer than it selects. With
 /// --text the ways of ranking experts are tried and the best is taken; without --criterion and --semantics all are. The answers are those
-/// of `hotset run BUNDLE --profile P --keep R` with the same criterion and semantics, bit for bit.
+/// of `hotset run BUNDLE --profile P --keep R` with the same criterion and semantics, bit for bit, unless experts are merged or recombined.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true))]
 pub(crate) struct Args {
@@ -133,8 +133,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let ways = args.ways(&profile);
     let dropped = args.criterion.map_or(Dropped::LeftOut, |way| way.dropped);
+    if dropped != Dropped::LeftOut && (args.max_loss.is_some() || args.semantics.is_some()) {
+        return Err(Failure::new(
+            "--max-loss and --semantics are for experts that are left out; with merge and recombine give --keep or --budget",
+        ));
+    }
     let search = Search { engine: &engine, profile: &profile, samples: &samples, context: args.context, ways, stop: &stop, tried: &tried };
-    let chosen = search.run(goal)?;
+    let mut chosen = search.run(goal)?;
     let bundle = engine.bundle();
     let heirs = if dropped == Dropped::LeftOut { Vec::new() } else { heirs(bundle, &chosen.kept)? };
     let view = match dropped {
@@ -165,7 +170,20 @@ pub(crate) fn run(args: Args) -> Result<()> {
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
+    if let (Some((_, loss)), true) = (&mut chosen.losses, dropped != Dropped::LeftOut) {
+        // What was searched with left the dropped experts out.
+        *loss = profiling::loss(&args.device.open(&args.output)?, args.context, None, &samples, &|_| ())?;
+    }
     print(&args, &chosen, (&manifest, share))
+}
+
+/// What became of dropped experts.
+fn dropped_name(args: &Args) -> &'static str {
+    match args.criterion.map_or(Dropped::LeftOut, |way| way.dropped) {
+        Dropped::LeftOut => "left out",
+        Dropped::Merged => "merged",
+        Dropped::Recombined => "recombined",
+    }
 }
 
 /// A way of ranking, for people.
@@ -181,7 +199,7 @@ fn print(args: &Args, chosen: &Chosen, (manifest, share): (&Manifest, f64)) -> R
         let (before, after) = chosen.losses.unzip();
         let pools: Vec<u32> = manifest.plan.pools.iter().map(|p| p.records).collect();
         let json = json!({
-            "bundle": args.output, "bytes": bytes, "share": share, "records": pools, "criterion": chosen.options.criterion,
+            "bundle": args.output, "bytes": bytes, "share": share, "records": pools, "criterion": chosen.options.criterion, "dropped": dropped_name(args),
             "semantics": chosen.options.semantics, "uniform": chosen.options.uniform, "loss_before": before, "loss": after,
         });
         return Ok(writeln!(out, "{json}")?);

@@ -67,16 +67,24 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let mut out = stdout().lock();
     let mut stream = session.stream(&options)?;
+    let mut said = Ok(());
     for token in &mut stream {
-        let token = token?;
-        if !args.json && !token.text.is_empty() {
-            out.write_all(token.text.as_bytes())?;
-            out.flush()?;
+        said = token.map_err(Failure::from).and_then(|token| {
+            if !args.json && !token.text.is_empty() {
+                out.write_all(token.text.as_bytes())?;
+                out.flush()?;
+            }
+            Ok(())
+        });
+        if said.is_err() {
+            break;
         }
     }
     let completion = stream.finish();
-    args.device.keep_heat(&engine)?;
+    // What was used before an error is recorded.
     recording.map_or(Ok(()), |r| r.finish(&mut session))?;
+    said?;
+    args.device.keep_heat(&engine)?;
     if args.json {
         let Completion { text, stop, statistics } = &completion;
         let json = Json { text, tokens: &session.tokens()[prompt_tokens..], stop: *stop, statistics: *statistics };

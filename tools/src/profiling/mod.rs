@@ -69,6 +69,19 @@ struct Part {
     read: BTreeMap<String, u64>,
 }
 
+/// Where an interruption leaves what was counted for the profile `output`.
+fn part(output: &Path) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    path.push(".part");
+    path.into()
+}
+
+/// Removes what could be resumed, once the profile itself is there.
+pub(crate) fn forget(output: &Path) {
+    // If it stays, it is resumed for nothing.
+    let _ = std::fs::remove_file(part(output));
+}
+
 /// Counts what texts use.
 pub(crate) struct Collector<'a> {
     part: Part,
@@ -87,15 +100,16 @@ impl<'a> Collector<'a> {
         let manifest = session.engine().manifest();
         let named = texts.iter().map(|t| (t.name.clone(), t.bytes)).collect();
         let settings = Settings { fingerprint: manifest.fingerprint.clone(), context: session.context(), limit, texts: named };
-        let mut path = output.as_os_str().to_owned();
-        path.push(".part");
-        let path = PathBuf::from(path);
+        let path = part(output);
         let part = match resume {
             false => Part { settings, profile: Profile::new(session.engine().bundle()), read: BTreeMap::new() },
             true => {
                 let there = path.display();
                 let json = std::fs::read_to_string(&path).map_err(|e| Failure::new(format!("there is nothing to resume: {there}: {e}")))?;
                 let part: Part = serde_json::from_str(&json)
+                    .map_err(|e| Failure::new(format!("{there} is damaged ({e}); start again without --resume")))?;
+                part.profile
+                    .check(manifest)
                     .map_err(|e| Failure::new(format!("{there} is damaged ({e}); start again without --resume")))?;
                 if part.settings != settings {
                     return Err(Failure::new(format!(
@@ -158,8 +172,7 @@ impl<'a> Collector<'a> {
             }
             before += text.bytes;
         }
-        // Nothing is left to resume.
-        let _ = std::fs::remove_file(&self.path);
+        self.put_away()?;
         Ok(self.part.profile)
     }
 

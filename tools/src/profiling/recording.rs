@@ -31,7 +31,10 @@ impl Recording {
     /// Adds what a session used until now.
     pub(crate) fn collect(&mut self, session: &mut Session) -> Result<()> {
         if let Some(usage) = session.take_use().filter(|u| u.tokens > 0) {
-            self.profile.add(self.name, &usage)?;
+            // Lengths of outputs that are known stay apart from use without them, which would take their place.
+            let lengths = usage.steps.iter().all(|s| s.saliency.is_some());
+            let name = if lengths { self.name.to_owned() } else { format!("{} without lengths", self.name) };
+            self.profile.add(&name, &usage)?;
             // They were measured on other text.
             self.profile.losses = None;
         }

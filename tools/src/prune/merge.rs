@@ -9,6 +9,7 @@
 //! Attention experts have no neurons to sort: their heads share keys with those of other experts. They are averaged as they are, or left
 //! out.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use hotset::bundle::{Bundle, RecordLayout, RecordView};
@@ -82,6 +83,8 @@ pub(crate) struct Joining<'a> {
     go: Vec<(u32, usize)>,
     /// Tokens that chose each record of the whole bundle.
     used: Vec<f64>,
+    /// For each of `go`, for each neuron: how similar the most similar neuron of those that stay is, and where it is.
+    nearest: OnceCell<Vec<Vec<(f32, usize, usize)>>>,
 }
 
 impl<'a> Joining<'a> {
@@ -108,7 +111,7 @@ impl<'a> Joining<'a> {
         (0..).zip(used).filter_map(|(e, n)| Some((of.record_of(e)?, n))).for_each(|(r, n)| by_record[r as usize] += n);
         // One that was never seen is not nothing.
         by_record.iter_mut().for_each(|n| *n = f64::max(*n, 1.0));
-        Joining { bundle, pool, layout: bundle.record_layout(pool), stay, go, used: by_record }
+        Joining { bundle, pool, layout: bundle.record_layout(pool), stay, go, used: by_record, nearest: OnceCell::new() }
     }
 
     /// Changes the record in place `place` of those that stay.
@@ -149,14 +152,15 @@ impl<'a> Joining<'a> {
     fn recombine(&self, place: usize, record: &mut [u8]) -> Result<()> {
         let mut heir = self.read(self.stay[place])?;
         let neurons = heir.neurons();
-        let others = self.stay.iter().map(|&r| Ok(self.read(r)?.signatures())).collect::<Result<Vec<_>>>()?;
         let own = self.used[self.stay[place] as usize] as f32;
         let (mut totals, mut changed) = (vec![own; neurons], false);
         heir.scale(own);
-        for &(other, _) in &self.go {
+        for (&(other, _), best) in self.go.iter().zip(self.matches()?) {
+            if !best.iter().any(|&(similarity, at, _)| at == place && similarity >= SIMILAR) {
+                continue;
+            }
             let matrices = self.read(other)?;
             let used = self.used[other as usize] as f32;
-            let best: Vec<(f32, usize, usize)> = matrices.signatures().par_iter().map(|s| nearest(s, &others)).collect();
             for (n, &(similarity, at, m)) in best.iter().enumerate() {
                 if at == place && similarity >= SIMILAR {
                     heir.add_neuron(m, &matrices, n, used);
@@ -170,6 +174,17 @@ impl<'a> Joining<'a> {
             heir.write(self.layout, record);
         }
         Ok(())
+    }
+
+    /// See `nearest`.
+    fn matches(&self) -> Result<&[Vec<(f32, usize, usize)>]> {
+        if let Some(known) = self.nearest.get() {
+            return Ok(known);
+        }
+        let others = self.stay.iter().map(|&r| Ok(self.read(r)?.signatures())).collect::<Result<Vec<_>>>()?;
+        let of = |&(record, _): &(u32, usize)| Ok(self.read(record)?.signatures().par_iter().map(|s| nearest(s, &others)).collect());
+        let found = self.go.iter().map(of).collect::<Result<_>>()?;
+        Ok(self.nearest.get_or_init(|| found))
     }
 
     fn read(&self, record: u32) -> Result<Matrices> {

@@ -16,6 +16,8 @@ use crate::profiling::loss;
 
 pub(crate) use merge::{Dropped, Joining, heirs};
 
+/// Bytes by which the header may grow, for its being a whole number of blocks.
+const HEADER: u64 = 16 << 10;
 /// How closely a share is searched for.
 const STEPS: u32 = 7;
 
@@ -65,7 +67,15 @@ impl Search<'_> {
     /// The share of the experts' bytes that leaves a bundle of `bytes`.
     fn share(&self, bytes: u64) -> Result<f64> {
         let bundle = self.engine.bundle();
-        let (dense, experts) = (bundle.dense_bytes(), Kept::all(bundle.plan()).bytes(bundle));
+        // The list of those that are gone takes room in the header.
+        let named: u64 = bundle
+            .plan()
+            .steps
+            .iter()
+            .filter_map(|s| s.routed.as_ref())
+            .map(|r| u64::from(bundle.plan().pools[r.pool as usize].experts()))
+            .sum();
+        let (dense, experts) = (bundle.dense_bytes() + 16 * named + HEADER, Kept::all(bundle.plan()).bytes(bundle));
         match bytes.checked_sub(dense) {
             Some(room) if room > 0 => Ok((room as f64 / experts as f64).min(1.0)),
             _ => Err(Failure::new(format!("{bytes} bytes are too few: without any expert the bundle takes {dense}"))),
