@@ -1,8 +1,8 @@
 //! Which experts conversations of a kind use, and a session that does with those alone.
 //!
 //! `cargo run --release -p hotset --example profile -- tools/demo/molm-demo.hotset`
-#![allow(clippy::print_stdout, reason = "an example shows its result")]
 
+#![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::error::Error;
 
