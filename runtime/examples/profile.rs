@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p hotset --example profile -- tools/demo/molm-demo.hotset`
 
+#![allow(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::error::Error;
 use std::io::Write;
 
