@@ -163,7 +163,8 @@ proptest! {
         let total: u64 = counts.iter().sum();
         let kept = profile.keep_in(&plan, |_| 100, &options);
         let Ok(kept) = kept else {
-            prop_assert!((2 * uses.len()) as u64 > (total as f64 * keep) as u64, "{kept:?}");
+            let fewest = |u: &&[u64]| if uniform { ((u.len() as f64 * keep) as u64).max(2) } else { 2 };
+            prop_assert!(uses.iter().map(fewest).sum::<u64>() * 100 > ((total * 100) as f64 * keep) as u64, "{kept:?}");
             return Ok(());
         };
         kept.validate(&plan).unwrap();

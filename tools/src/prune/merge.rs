@@ -72,6 +72,9 @@ pub(crate) fn heirs(bundle: &Bundle, kept: &Kept) -> Result<Vec<BTreeMap<u32, u3
     Ok(heirs)
 }
 
+/// For each neuron of an expert: how similar the most similar neuron of those that stay is, the place of its expert, and its number there.
+type Matches = Vec<(f32, usize, usize)>;
+
 /// What joins the records of one pool: their numbers in the whole bundle, and how much each is used.
 pub(crate) struct Joining<'a> {
     bundle: &'a Bundle,
@@ -83,8 +86,8 @@ pub(crate) struct Joining<'a> {
     go: Vec<(u32, usize)>,
     /// Tokens that chose each record of the whole bundle.
     used: Vec<f64>,
-    /// For each of `go`, for each neuron: how similar the most similar neuron of those that stay is, and where it is.
-    nearest: OnceCell<Vec<Vec<(f32, usize, usize)>>>,
+    /// Of each of `go`; found when first asked for.
+    nearest: OnceCell<Vec<Matches>>,
 }
 
 impl<'a> Joining<'a> {
@@ -177,7 +180,7 @@ impl<'a> Joining<'a> {
     }
 
     /// See `nearest`.
-    fn matches(&self) -> Result<&[Vec<(f32, usize, usize)>]> {
+    fn matches(&self) -> Result<&[Matches]> {
         if let Some(known) = self.nearest.get() {
             return Ok(known);
         }
