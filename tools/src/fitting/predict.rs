@@ -42,6 +42,10 @@ pub(crate) struct Prediction {
     pub(crate) tokens_per_second: f64,
 }
 
+/// Share of the reading that happens while something computes. It brings the prediction within a fifth of what the README measured of a model under
+/// 1.5, 2 and 3 GiB.
+const OVERLAP: f64 = 0.5;
+
 /// What `plan` does on `device` with conversations of `context` tokens. `hits` says what share of wanted bytes is there when that many bytes
 /// of experts stay. `None` when it cannot run: see [`smallest`].
 pub(crate) fn predict(plan: &Plan, cost: &Cost, device: &Device, context: usize, hits: impl Fn(u64) -> f64) -> Option<Prediction> {
@@ -75,7 +79,8 @@ pub(crate) fn predict(plan: &Plan, cost: &Cost, device: &Device, context: usize,
         efficiency: EFFICIENCY,
         seconds_computing,
         seconds_waiting,
-        tokens_per_second: 1.0 / (seconds_computing + seconds_waiting),
+        // Experts that are there compute while others are read, as far as it goes.
+        tokens_per_second: 1.0 / (seconds_computing.max(OVERLAP * seconds_waiting) + (1.0 - OVERLAP) * seconds_waiting),
     })
 }
 
