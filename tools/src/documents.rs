@@ -15,6 +15,11 @@ pub(crate) fn is_separator(line: &str) -> bool {
     line.trim_end() == SEPARATOR
 }
 
+/// What the text at `path` is called: the stem of the file's name.
+pub(crate) fn name(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// The text at `path`.
 pub(crate) fn read(path: &Path) -> Result<String> {
     Ok(std::fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?)

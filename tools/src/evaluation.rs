@@ -36,7 +36,7 @@ impl Sample {
         }
         let bytes_per_token = text.len() as f64 / tokens.len() as f64;
         tokens.truncate(limit.unwrap_or(usize::MAX).max(2));
-        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let name = documents::name(path);
         Ok(Sample { name, tokens, bytes_per_token })
     }
 }

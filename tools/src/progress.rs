@@ -7,6 +7,14 @@ pub(crate) fn bytes() -> ProgressBar {
     bar(0, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
+/// Tells such a bar the bytes done, and of how many.
+pub(crate) fn advance(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync {
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
 /// Tokens done of `total`.
 pub(crate) fn tokens(total: usize) -> ProgressBar {
     bar(total, "{wide_bar} {pos} of {len} tokens, {per_sec}, {eta} left")

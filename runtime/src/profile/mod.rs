@@ -25,7 +25,7 @@ pub(crate) use activations::Side;
 pub use activations::{Activations, PoolActivations};
 pub use kept::{Criterion, KeepOptions, Kept};
 pub(crate) use recorder::{Recorder, StepNotes};
-pub use usage::{CHUNKS, ChunkUse, StepUse, Usage};
+pub use usage::{CHUNKS, ChunkUse, StepUse, Usage, effective};
 
 /// Version of the form. A reader refuses larger ones.
 pub const VERSION: u32 = 1;

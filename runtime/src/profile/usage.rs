@@ -158,8 +158,13 @@ impl StepUse {
 
     /// `exp` of the entropy of the experts' shares: how many experts would be used if all were used alike.
     pub fn effective_experts(&self) -> f64 {
-        let total: u64 = self.selections.iter().sum();
-        let shares = self.selections.iter().filter(|n| **n > 0).map(|&n| n as f64 / total as f64);
-        (-shares.map(|p| p * p.ln()).sum::<f64>()).exp()
+        effective(&self.selections)
     }
+}
+
+/// `exp` of the entropy of the shares that `counts` are: their number when all are alike, `k` when always the same `k` are counted.
+pub fn effective(counts: &[u64]) -> f64 {
+    let total = counts.iter().sum::<u64>() as f64;
+    let shares = counts.iter().filter(|n| **n > 0).map(|&n| n as f64 / total);
+    (-shares.map(|p| p * p.ln()).sum::<f64>()).exp()
 }

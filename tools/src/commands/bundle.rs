@@ -153,10 +153,7 @@ impl Source {
     fn convert(self, path: &Path, stop: &AtomicBool) -> Result<Bundle> {
         if let Source::Checkpoint { checkpoint, family, import, tokenizer } = self {
             let bar = progress::bytes();
-            let progress = |written, total| {
-                bar.set_length(total);
-                bar.set_position(written);
-            };
+            let progress = progress::advance(&bar);
             let options = import::Options { target: path, codec: Some(Codec::F16), family, stop, progress: &progress };
             import::write(&checkpoint, *import, tokenizer, &options)?;
             bar.finish_and_clear();
@@ -290,10 +287,7 @@ fn record_uses(profile: &Profile, chosen: &Candidate) -> Vec<Vec<f64>> {
 /// Writes what was decided; returns its size. Nothing is at `output` unless everything succeeds.
 fn write(source: Source, decision: &Decision, device: &Device, output: &Path, stop: &AtomicBool) -> Result<u64> {
     let bar = progress::bytes();
-    let progress = |written, total| {
-        bar.set_length(total);
-        bar.set_position(written);
-    };
+    let progress = progress::advance(&bar);
     match source {
         Source::Checkpoint { checkpoint, family, import, tokenizer } => {
             let options = import::Options { target: output, codec: decision.codec, family, stop, progress: &progress };

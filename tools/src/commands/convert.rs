@@ -43,10 +43,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let stop = interrupt::flag()?;
     let bar = crate::progress::bytes();
-    let progress = |written, total| {
-        bar.set_length(total);
-        bar.set_position(written);
-    };
+    let progress = crate::progress::advance(&bar);
     let options = import::Options { target: &args.output, codec: args.codec, family, stop: &stop, progress: &progress };
     let manifest = import::write(&checkpoint, import, tokenizer, &options)?;
     bar.finish_and_clear();

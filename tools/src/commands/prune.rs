@@ -165,10 +165,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             Some(joining) => joining.join(dropped, record as usize, bytes).map_err(|e| hotset::Error::Input(e.to_string())),
         }
     };
-    let manifest = view.write_with(&args.output, &history, change, |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    })?;
+    let manifest = view.write_with(&args.output, &history, change, progress::advance(&bar))?;
     bar.finish_and_clear();
     if let (Some((_, loss)), true) = (&mut chosen.losses, dropped != Dropped::LeftOut) {
         // What was searched with left the dropped experts out.

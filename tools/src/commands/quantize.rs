@@ -80,10 +80,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let options = Options { codec: args.codec, dense: args.dense_codec, activations: activations.as_ref(), hot: hot.as_ref(), done: None };
     let stop = interrupt::flag()?;
     let bar = progress::bytes();
-    let progress = |written, total| {
-        bar.set_length(total);
-        bar.set_position(written);
-    };
+    let progress = progress::advance(&bar);
     let watch = Watch { stop: &stop, progress: &progress, release: &|| bundle.release() };
     let done = quantize(&bundle, &options, &args.output, watch)?;
     let rows = match args.report {

@@ -37,10 +37,8 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let bar = progress::bytes();
-    let done = synth::write(args.like, &Options { codec: args.codec, seed: args.seed, skew: args.skew }, &args.output, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
+    let done =
+        synth::write(args.like, &Options { codec: args.codec, seed: args.seed, skew: args.skew }, &args.output, progress::advance(&bar));
     bar.finish_and_clear();
     Ok(done?)
 }

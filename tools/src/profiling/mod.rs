@@ -14,6 +14,7 @@ use hotset::Session;
 use hotset::profile::Profile;
 use serde::{Deserialize, Serialize};
 
+use crate::documents;
 use crate::failure::{Failure, Result};
 
 pub(crate) use file::{load, save};
@@ -40,7 +41,7 @@ pub(crate) struct Text {
 pub(crate) fn texts(paths: &[PathBuf]) -> Result<Vec<Text>> {
     let mut texts: Vec<Text> = Vec::new();
     for path in paths {
-        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let name = documents::name(path);
         if texts.iter().any(|t| t.name == name) {
             return Err(Failure::new(format!("two texts are called {name:?}; a profile tells texts apart by the names of their files")));
         }

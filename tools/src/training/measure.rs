@@ -2,6 +2,7 @@
 
 use candle_core::Result;
 use hotset::plan::Work;
+use hotset::profile::effective;
 
 use super::interpreter::Interpreter;
 use super::{Batch, Weights, cross_entropy};
@@ -42,13 +43,6 @@ pub(crate) fn measure(model: &Interpreter, weights: &Weights, batches: &[Batch])
         (!each.is_empty()).then(|| each.iter().sum::<f64>() / each.len() as f64)
     };
     Ok(Measured { loss: sum / tokens as f64, tokens, attention: mean(true), ffn: mean(false) })
-}
-
-/// The effective number of experts: the exponential of the entropy of their use. All alike is their number, always the same `k` is `k`.
-fn effective(counts: &[u64]) -> f64 {
-    let total = counts.iter().sum::<u64>() as f64;
-    let shares = counts.iter().filter(|n| **n > 0).map(|n| *n as f64 / total);
-    (-shares.map(|p| p * p.ln()).sum::<f64>()).exp()
 }
 
 #[cfg(test)]
