@@ -8,6 +8,7 @@ use crate::bundle::{Bundle, Manifest};
 use crate::cpu::reference::ReferenceModel;
 use crate::cpu::{CpuModel, CpuPaging};
 use crate::error::{Error, Result};
+use crate::loading::Loading;
 use crate::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
 use crate::model::{Model, Report};
 use crate::paging::{PagingOptions, Placement};
@@ -92,9 +93,18 @@ impl Engine {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn of_bundle(bundle: Bundle, options: &EngineOptions) -> Result<Engine> {
+        Engine::of_bundle_with(bundle, options, &Loading::UNHEARD)
+    }
+
+    /// The same, telling `loading` how far it is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when `loading` does not want it any more.
+    pub fn of_bundle_with(bundle: Bundle, options: &EngineOptions, loading: &Loading) -> Result<Engine> {
         if let Some(n) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::Input(format!("{n} threads are impossible; choose 1 to {MAX_THREADS}")));
         }
+        loading.begin(1)?;
         let mut bundle = Arc::new(bundle);
         let model = ready(&mut bundle, options)?;
         if let Some(heat) = &options.paging.heat {
@@ -154,6 +164,21 @@ impl Engine {
     /// When the engine was opened without a budget for its device, or this one is too small; the message names the smallest.
     pub fn set_budget(&self, bytes: u64) -> Result<()> {
         self.0.model.set_budget(bytes)
+    }
+
+    /// TODO
+    pub fn suspend(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// TODO
+    pub fn resume(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// TODO
+    pub fn is_suspended(&self) -> bool {
+        false
     }
 
     /// What was learned about which experts are used, to be kept for [`PagingOptions::heat`] of the next start; `None` without a budget.

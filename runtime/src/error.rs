@@ -51,6 +51,12 @@ pub enum Error {
     /// There is no such device, or it failed.
     #[error("{0}")]
     Device(String),
+    /// The engine is [suspended](crate::Engine::suspend).
+    #[error("the engine is suspended; resume it first")]
+    Suspended,
+    /// Whoever [listened](crate::Loading) to the opening of a bundle wanted no more of it.
+    #[error("opening the bundle was stopped")]
+    Stopped,
     /// The model's numbers are not finite: damaged weights.
     #[error("the model produced {0}; its weights are damaged, check the file with `hotset inspect --verify`")]
     NotFinite(String),
@@ -76,7 +82,7 @@ impl Error {
         match self {
             Error::Io { .. } => Category::System,
             Error::Bundle { .. } | Error::Plan(_) | Error::Text(_) | Error::NotFinite(_) => Category::File,
-            Error::Input(_) | Error::Context { .. } => Category::Caller,
+            Error::Input(_) | Error::Context { .. } | Error::Suspended | Error::Stopped => Category::Caller,
             Error::Device(_) => Category::Device,
         }
     }

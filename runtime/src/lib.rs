@@ -71,6 +71,7 @@ mod engine;
 mod error;
 pub mod experts;
 pub mod gpu;
+mod loading;
 pub mod model;
 mod paging;
 pub mod plan;
@@ -82,6 +83,7 @@ pub mod text;
 pub use bundle::Adapter;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
+pub use loading::Loading;
 pub use paging::{PagingOptions, Placement};
 pub use session::{
     CancelToken, Chat, Completion, DEFAULT_CONTEXT, GenerateOptions, MAX_CONTEXT, Overflow, PREFILL_CHUNK, Sampling, SelfContrast, Session,

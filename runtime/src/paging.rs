@@ -33,6 +33,8 @@ impl std::str::FromStr for Placement {
 /// Budgets, and how to live with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PagingOptions {
+    /// Bytes that everything together may take on the device that runs the model, whichever it is: `vram` of a GPU, `ram` for the CPU.
+    pub budget: Option<u64>,
     /// Bytes of a GPU's memory that everything together may take: weights, caches of all conversations, working memory, slots of experts.
     pub vram: Option<u64>,
     /// Bytes of the system's memory: for a model on the CPU, likewise all it may take; for one on a GPU, which needs `vram` too, what of the

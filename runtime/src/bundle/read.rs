@@ -68,7 +68,16 @@ impl Bundle {
     /// When the file cannot be opened or is not a complete, consistent bundle; the message names the wrong field.
     pub fn open(path: impl AsRef<Path>) -> Result<Bundle> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        Bundle::of_file(File::open(path).map_err(Error::io("open", path))?, path)
+    }
+
+    /// Maps and validates a file that is open already; `path` is for messages, and, where it leads to that file, for reading it past the page
+    /// cache. As with [`open`](Self::open), the file must not be changed while the bundle is open.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_file(file: File, path: impl AsRef<Path>) -> Result<Bundle> {
+        let path = path.as_ref();
         if file.metadata().map_err(Error::io("open", path))?.is_dir() {
             return Err(Error::io("open", path)(std::io::ErrorKind::IsADirectory.into()));
         }

@@ -27,6 +27,18 @@ impl Chat {
         Ok(Chat { session, messages: Vec::new(), transcript: None })
     }
 
+    /// TODO
+    pub fn save(&mut self, path: &std::path::Path) -> Result<()> {
+        let _ = path;
+        Ok(())
+    }
+
+    /// TODO
+    pub fn restore(engine: &crate::Engine, path: &std::path::Path) -> Result<Chat> {
+        let _ = path;
+        Chat::new(engine.session(&crate::SessionOptions::default())?)
+    }
+
     /// All messages so far.
     pub fn messages(&self) -> &[Message] {
         &self.messages
