@@ -4,17 +4,16 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::arithmetic::Arithmetic;
 use crate::bundle::{Bundle, Manifest};
-use crate::cpu::reference::ReferenceModel;
-use crate::cpu::{CpuModel, CpuPaging};
 use crate::error::{Error, Result};
 use crate::loading::Loading;
-use crate::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
 use crate::model::{Model, Report};
 use crate::paging::{PagingOptions, Placement};
 use crate::plan::Plan;
 use crate::session::{Session, SessionOptions};
 use crate::text::Tokenizer;
+use crate::{cpu, gpu, text};
 
 /// Most CPU threads that may be asked for.
 const MAX_THREADS: usize = 1024;
@@ -22,16 +21,16 @@ const MAX_THREADS: usize = 1024;
 /// Where a model runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// A hardware GPU if there is one that can hold the model, else the CPU.
+    /// A hardware GPU if there is one that can hold the model, else the CPU; what a build leaves out does not count.
     #[default]
     Auto,
-    /// The CPU.
+    /// The CPU (cargo feature `cpu`).
     Cpu,
-    /// Any GPU, hardware first; a software adapter where there is no other.
+    /// Any GPU, hardware first; a software adapter where there is no other (cargo feature `gpu`).
     Gpu,
-    /// The first GPU whose name contains this, upper and lower case alike. Software adapters count.
+    /// The first GPU whose name contains this, upper and lower case alike. Software adapters count (cargo feature `gpu`).
     Named(String),
-    /// The plain executor that others are tested against: exact, slow, one thread.
+    /// The plain executor that others are tested against: exact, slow, one thread (cargo feature `cpu`).
     Reference,
 }
 
@@ -146,10 +145,9 @@ impl Engine {
     /// The tokenizer.
     ///
     /// # Errors
-    /// When the bundle has none: such a model runs on token ids only.
+    /// When the bundle has none, or the build (cargo feature `tokenizer`): it runs on token ids only.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        let missing = || Error::Text("this bundle has no tokenizer: it runs on token ids only".into());
-        self.0.tokenizer.as_ref().ok_or_else(missing)
+        self.0.tokenizer.as_ref().ok_or_else(text::missing)
     }
 
     /// What runs where.
@@ -206,33 +204,16 @@ fn ready(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Mo
         Device::Cpu if options.paging.placement == Placement::Hybrid => {
             Err(Error::Input("hybrid placement needs a GPU for the CPU to help".into()))
         }
-        Device::Cpu => cpu(bundle, options),
-        Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
-        Device::Gpu => gpu(bundle, AdapterChoice::Any, options),
-        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone()), options),
-        Device::Auto => gpu(bundle, AdapterChoice::Hardware, options).or_else(|e| {
+        Device::Cpu => cpu::open(bundle, options),
+        Device::Reference => cpu::open_reference(bundle),
+        Device::Gpu | Device::Named(_) => gpu::open(bundle, options),
+        Device::Auto if !cfg!(feature = "gpu") => cpu::open(bundle, options),
+        Device::Auto => gpu::open(bundle, options).or_else(|e| {
+            if !cfg!(feature = "cpu") {
+                return Err(e);
+            }
             tracing::warn!("taking the CPU: {e}");
-            cpu(bundle, options)
+            cpu::open(bundle, options)
         }),
     }
-}
-
-fn cpu(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { ram, policy, reading, prefetch, placement, .. } = options.paging;
-    let Some(budget) = ram else {
-        return Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?));
-    };
-    // The system must not take dense weights back to make room for what we read. Nobody else has the bundle yet.
-    if let Some(bundle) = Arc::get_mut(bundle) {
-        bundle.hold_dense()?;
-    }
-    let paging = CpuPaging { budget, policy, reading, prefetch, resident: placement == Placement::Resident };
-    Ok(Box::new(CpuModel::paged(bundle.clone(), options.threads, &paging)?))
-}
-
-fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { vram: budget, ram, policy, reading, placement, .. } = options.paging;
-    let host_budget = ram.filter(|_| budget.is_some());
-    let gpu = GpuOptions { arithmetic: options.gpu_arithmetic, budget, host_budget, policy, reading, placement, ..GpuOptions::on(adapter) };
-    Ok(Box::new(GpuModel::new(bundle.clone(), &gpu)?))
 }

@@ -58,18 +58,36 @@
 //! One type, [`Error`], whose texts are sentences for people and whose [`Category`] is for programs. No file and no argument makes the
 //! library panic. After an error the session is what it was, plus the tokens generated before.
 //!
+//! # Cargo features
+//!
+//! All are on by default; an app that does without some is smaller. None changes a signature: what a build leaves out is an [`Error`] that
+//! says so.
+//!
+//! * `gpu`: models on a GPU, through Vulkan, Metal or DirectX 12, and the module [`gpu`]. Without it [`Device::Auto`] is the CPU.
+//! * `cpu`: models on the CPU, and the module [`cpu`] with the reference. Without it [`Device::Auto`] needs a hardware GPU, and there is no
+//!   [`Placement::Hybrid`]. One of these two must be on.
+//! * `tokenizer`: text. Without it every bundle runs on token ids only, as one without a tokenizer does.
+//! * `templates`: the chat templates of bundles, in Jinja; turns `tokenizer` on. Without it a [`Chat`] answers only on bundles that have none.
+//!
 //! # Below
 //!
 //! [`plan`] is what a model computes, as data; [`codec`] how matrices are stored; [`model`] the seam between sessions and the executors
 //! [`cpu`] and [`gpu`]; [`text`] tokenizers and chat templates. The library logs through `tracing` and writes nothing anywhere itself.
 
+// Parts that only one of the two uses are looked after in builds with both.
+#![cfg_attr(not(all(feature = "cpu", feature = "gpu")), allow(dead_code, unused_imports))]
+
+mod absent;
+mod arithmetic;
 pub mod bundle;
 mod candidates;
 pub mod codec;
+#[cfg(feature = "cpu")]
 pub mod cpu;
 mod engine;
 mod error;
 pub mod experts;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 mod loading;
 pub mod model;
@@ -80,6 +98,13 @@ mod reading;
 mod session;
 pub mod text;
 
+// What is left out has a stand-in of the same name.
+#[cfg(not(feature = "cpu"))]
+use absent::cpu;
+#[cfg(not(feature = "gpu"))]
+use absent::gpu;
+
+pub use arithmetic::Arithmetic;
 pub use bundle::Adapter;
 pub use engine::{Device, Engine, EngineOptions};
 pub use error::{Category, Error, Result};
@@ -93,6 +118,9 @@ pub use session::{
 // Test support is written against the public names.
 #[cfg(test)]
 extern crate self as hotset;
+
+#[cfg(not(any(feature = "cpu", feature = "gpu")))]
+compile_error!("hotset needs something to compute on: turn on its feature `cpu`, `gpu` or both");
 
 #[cfg(target_endian = "big")]
 compile_error!("bundles are little-endian and are read in place");

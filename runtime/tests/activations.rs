@@ -1,5 +1,6 @@
 //! What experts are given is measured: the right sums, whatever the batches and wherever experts come from, and nothing else changes.
 
+#![cfg(feature = "cpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

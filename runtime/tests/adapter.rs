@@ -1,5 +1,6 @@
 //! Adapters against the same model with the additions merged into its weights.
 
+#![cfg(feature = "cpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! A thousand times open, talk and close: nothing stays behind. In a program of its own, because it measures the whole process.
 
+#![cfg(feature = "cpu")]
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,5 +1,6 @@
 //! The fast CPU executor against the plain reference, and against itself: batches and threads must not change a bit.
 
+#![cfg(feature = "cpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Experts under a budget on the CPU: whatever the budget, the policy and the way of reading, results are the same bits.
 
+#![cfg(feature = "cpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Integers and halves on the GPU, on random plans.
 
+#![cfg(all(feature = "cpu", feature = "gpu"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,6 +1,7 @@
 //! Experts under a budget: whatever the budget, the policy, how far tokens run ahead and which way records come, not a bit of any result
 //! changes.
 
+#![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! The GPU executor against the reference, on random plans and shapes.
 
+#![cfg(all(feature = "cpu", feature = "gpu"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Plans with one number, name or word changed: refused with a sentence, or run to an answer or an error. Never a panic.
 
+#![cfg(feature = "cpu")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Dropped experts: masked for a session, left out of an opened bundle, left out of a file, all the same bits; on every executor.
 
+#![cfg(all(feature = "cpu", feature = "gpu"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,7 @@
 //! The generator of random bundles must itself make valid ones, and everything the vocabulary has.
 
+#![cfg(feature = "cpu")]
+
 mod support;
 
 use hotset::codec::Codec;

@@ -1,5 +1,6 @@
 //! Sessions that use other experts than the model was trained to: any number of them, or two routings against each other.
 
+#![cfg(all(feature = "cpu", feature = "gpu"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

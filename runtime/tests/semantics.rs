@@ -1,5 +1,6 @@
 //! What the vocabulary promises, on every executor: identities between plans that must give the same numbers.
 
+#![cfg(all(feature = "cpu", feature = "gpu"))]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

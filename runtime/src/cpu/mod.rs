@@ -19,6 +19,7 @@ mod mix;
 mod model;
 mod needs;
 mod norm;
+mod open;
 mod pool;
 mod product;
 pub mod reference;
@@ -31,6 +32,7 @@ mod state;
 pub(crate) use alone::Experts;
 pub use model::{CpuModel, CpuPaging};
 pub use needs::Needs;
+pub(crate) use open::{open, open_reference};
 
 /// What a [`CpuModel`] runs on by default: processor, instruction set, threads.
 pub fn describe() -> String {

@@ -56,6 +56,7 @@ mod measure;
 mod memory;
 mod meter;
 mod noted;
+mod open;
 mod paged;
 mod pager;
 mod prefill;
@@ -71,9 +72,9 @@ mod weights;
 
 use std::sync::Arc;
 
+pub use crate::arithmetic::Arithmetic;
 pub use crate::paging::Placement;
 pub use adapter::{AdapterChoice, AdapterReport, adapters};
-pub use arithmetic::Arithmetic;
 
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
@@ -81,6 +82,7 @@ use crate::experts::Policy;
 use crate::model::{Model, Report, Routing, Run, RunOptions, not_paged};
 use crate::plan::{State, Step, Work};
 use device::Device;
+pub(crate) use open::open;
 use paged::Paged;
 use run::GpuRun;
 use slabs::Slabs;

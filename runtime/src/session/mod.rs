@@ -330,5 +330,5 @@ fn no_answer() -> Error {
     Error::Device("the device did not return what was asked for; this is a defect of hotset, please report it".into())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "templates"))]
 mod tests;

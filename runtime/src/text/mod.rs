@@ -1,23 +1,29 @@
 //! Text: tokenizer, incremental detokenisation, chat templates.
 
-mod clock;
+#[cfg(feature = "templates")]
+mod jinja;
 mod pieces;
 mod template;
 mod utf8;
+#[cfg(feature = "tokenizer")]
+mod vocabulary;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
+#[cfg(not(feature = "templates"))]
+use crate::absent::jinja;
+#[cfg(not(feature = "tokenizer"))]
+use crate::absent::vocabulary;
 use crate::bundle::{self, Bundle};
 use crate::error::{Error, Result};
 
 use pieces::Pieces;
+use vocabulary::Vocabulary;
 
 pub use template::{Message, Role};
 pub(crate) use utf8::Utf8Stream;
 
 /// The tokenizer of a bundle, with what the bundle says about its use.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    vocabulary: Vocabulary,
     pieces: Pieces,
     settings: bundle::Text,
     /// Spellings of all special tokens, longest first.
@@ -31,12 +37,12 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokenizer of `bundle`, or `None` when it has none.
+    /// The tokenizer of `bundle`; `None` when it has none, and in a build without tokenizers (cargo feature `tokenizer`).
     ///
     /// # Errors
     /// When the file in the bundle is not a tokenizer, not one that can stream, or has more tokens than the model.
     pub fn of(bundle: &Bundle) -> Result<Option<Tokenizer>> {
-        let parts = bundle.tokenizer().zip(bundle.manifest().text.clone());
+        let parts = bundle.tokenizer().filter(|_| cfg!(feature = "tokenizer")).zip(bundle.manifest().text.clone());
         parts.map(|(json, settings)| Tokenizer::new(json, settings, bundle.plan().vocab)).transpose()
     }
 
@@ -46,18 +52,15 @@ impl Tokenizer {
     /// When it is not a tokenizer, not one that can stream, or has more tokens than the model.
     pub fn new(json: &[u8], settings: bundle::Text, vocab: u32) -> Result<Tokenizer> {
         let wrong = |what: String| Error::Text(format!("the tokenizer cannot be used: {what}"));
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(wrong)?;
-        // A training-time length limit, or padding, would silently change prompts.
-        inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?.with_padding(None);
+        let vocabulary = Vocabulary::read(json).map_err(wrong)?;
         let pieces = Pieces::parse(json).map_err(wrong)?;
-        let largest = inner.get_vocab(true).into_values().chain(settings.bos).chain(settings.eos.iter().copied()).max();
+        let largest = vocabulary.largest().into_iter().chain(settings.bos).chain(settings.eos.iter().copied()).max();
         if let Some(id) = largest.filter(|id| *id >= vocab) {
             return Err(wrong(format!("it has token {id}, the model's tokens end at {}", vocab - 1)));
         }
-        let added = inner.get_added_tokens_decoder();
-        let mut specials: Vec<String> = added.values().filter(|t| t.special && !t.content.is_empty()).map(|t| t.content.clone()).collect();
+        let mut specials = vocabulary.specials();
         specials.sort_by_key(|s| std::cmp::Reverse(s.len()));
-        Ok(Tokenizer { inner, pieces, settings, specials })
+        Ok(Tokenizer { vocabulary, pieces, settings, specials })
     }
 
     /// Token ids of `text`, without a beginning-of-sequence token. Special tokens spelled in it, such as `<|im_start|>`, become those
@@ -67,8 +70,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, false));
-        Ok(encoding.map_err(|e| Error::Text(format!("the tokenizer cannot encode this text: {e}")))?.get_ids().to_vec())
+        self.vocabulary.encode(text).map_err(|e| Error::Text(format!("the tokenizer cannot encode this text: {e}")))
     }
 
     /// The text of `tokens`: special tokens are left out, bytes that are not UTF-8 become U+FFFD.
@@ -90,12 +92,12 @@ impl Tokenizer {
 
     /// How the vocabulary spells `token`.
     pub fn spelling(&self, token: u32) -> Option<String> {
-        self.inner.id_to_token(token)
+        self.vocabulary.spelling(token)
     }
 
     /// Whether `token` has a meaning instead of a text.
     pub fn is_special(&self, token: u32) -> bool {
-        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&token).is_some_and(|t| t.special)
+        self.vocabulary.is_special(token)
     }
 
     /// Appends the bytes `token` stands for; nothing for special tokens and ids without a spelling.
@@ -113,13 +115,14 @@ impl Tokenizer {
     }
 }
 
-/// Runs code that is known to panic on some malformed tokenizer files.
-fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(f)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("its parts contradict each other".into()),
+/// The error where a tokenizer is needed and there is none.
+pub(crate) fn missing() -> Error {
+    if cfg!(feature = "tokenizer") {
+        Error::Text("this bundle has no tokenizer: it runs on token ids only".into())
+    } else {
+        Error::Input(crate::absent::without("tokenizers", "tokenizer", "it runs on token ids only"))
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "templates"))]
 pub(crate) mod tests;

@@ -74,7 +74,7 @@ proptest! {
         for t in [tokenizer(None), Tokenizer::new(&sentencepiece(), bundle::Text::default(), 262).unwrap()] {
             let ids = t.encode(&text).unwrap();
             let decoded = t.decode(&ids);
-            prop_assert_eq!(&decoded, &t.inner.decode(&ids, true).unwrap());
+            prop_assert_eq!(&decoded, &t.vocabulary.0.decode(&ids, true).unwrap());
             if !text.contains('▁') {
                 prop_assert_eq!(&decoded, &text);
             }

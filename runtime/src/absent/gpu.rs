@@ -1,0 +1,13 @@
+//! For `gpu`.
+
+use std::sync::Arc;
+
+use super::without;
+use crate::bundle::Bundle;
+use crate::engine::EngineOptions;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+pub(crate) fn open(_: &Arc<Bundle>, _: &EngineOptions) -> Result<Box<dyn Model>> {
+    Err(Error::Device(without("GPU support", "gpu", "choose the CPU")))
+}
