@@ -1,6 +1,6 @@
 //! The surface as Kotlin and Swift see it, called from Rust: what both languages rely on.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests; some measure")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
