@@ -7,9 +7,10 @@ use super::without;
 use crate::bundle::Bundle;
 use crate::engine::EngineOptions;
 use crate::error::{Error, Result};
+use crate::loading::Loading;
 use crate::model::Model;
 
-pub(crate) fn open(_: &mut Arc<Bundle>, _: &EngineOptions) -> Result<Box<dyn Model>> {
+pub(crate) fn open(_: &Arc<Bundle>, _: &EngineOptions, _: &Loading) -> Result<Box<dyn Model>> {
     Err(missing("choose a GPU"))
 }
 

@@ -7,21 +7,22 @@ use super::{CpuModel, CpuPaging};
 use crate::bundle::Bundle;
 use crate::engine::EngineOptions;
 use crate::error::Result;
+use crate::loading::Loading;
 use crate::model::Model;
 use crate::paging::{PagingOptions, Placement};
 
 /// Makes `bundle` ready on the CPU.
-pub(crate) fn open(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { ram, policy, reading, prefetch, placement, .. } = options.paging;
-    let Some(budget) = ram else {
+pub(crate) fn open(bundle: &Arc<Bundle>, options: &EngineOptions, loading: &Loading) -> Result<Box<dyn Model>> {
+    let PagingOptions { budget, ram, policy, reading, prefetch, placement, .. } = options.paging;
+    let Some(budget) = ram.or(budget) else {
         return Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?));
     };
-    // The system must not take dense weights back to make room for what we read. Nobody else has the bundle yet.
-    if let Some(bundle) = Arc::get_mut(bundle) {
-        bundle.hold_dense()?;
-    }
+    // The system must not take dense weights back to make room for what we read. The copy is the model's, and goes with it.
+    let mut own = bundle.holding(bundle);
+    loading.begin(bundle.dense_bytes())?;
+    own.hold_dense_with(|bytes| loading.add(bytes))?;
     let paging = CpuPaging { budget, policy, reading, prefetch, resident: placement == Placement::Resident };
-    Ok(Box::new(CpuModel::paged(bundle.clone(), options.threads, &paging)?))
+    Ok(Box::new(CpuModel::paged(Arc::new(own), options.threads, &paging)?))
 }
 
 /// Wraps `bundle` for the reference executor.

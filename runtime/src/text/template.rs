@@ -9,7 +9,7 @@ use crate::error::Result;
 const SPLIT: char = '\u{fdd0}';
 
 /// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The application: how to behave.
@@ -32,7 +32,8 @@ impl Role {
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// Who says it.
     pub role: Role,
