@@ -16,7 +16,7 @@ private val policy = MemoryPolicy(6 * GIB)
 private fun reading(headroom: Long, low: Boolean = false) = MemoryReading(THRESHOLD + headroom, THRESHOLD, low)
 
 class MemoryPolicyTest {
-    private class Row(val why: String, val now: MemoryReading, val budget: Long, val calm: Int, val expected: Long)
+    private class Row(val why: String, val now: MemoryReading, val used: Long, val calm: Int, val expected: Long, val budget: Long = used)
 
     private val least = 300 * MIB
     private val most = 2700 * MIB
@@ -32,19 +32,24 @@ class MemoryPolicyTest {
         Row("above for long: an eighth of the range", reading(2 * GIB), 1500 * MIB, MemoryPolicy.PATIENCE, 1800 * MIB),
         Row("above for long, at the most: stay", reading(2 * GIB), most, MemoryPolicy.PATIENCE, most),
         Row("above for long, near the most: to the most", reading(2 * GIB), 2600 * MIB, MemoryPolicy.PATIENCE, most),
-        Row("more than is of use: back to that", reading(2 * MARGIN), 3 * GIB, 0, most),
+        Row("more than is wanted: back to that", reading(2 * MARGIN), 3 * GIB, 0, most),
+        Row("not used up: from what is used", reading(MARGIN - 84 * MIB), 1000 * MIB, 0, 532 * MIB, budget = 1500 * MIB),
+        Row("not used up, with room: as it is", reading(2 * MARGIN), 1000 * MIB, 0, 1500 * MIB, budget = 1500 * MIB),
+        Row("a least that has risen: up to it", reading(0), least - MIB, 0, least),
         Row("low, at the least already: stay", reading(0, low = true), least, 0, least),
     )
 
+    private fun Row.decide() = policy.budget(now, ModelMemory(budget, used, least, most), calm)
+
     @Test
     fun `each row of the table`() {
-        for (row in table) assertEquals(row.why, row.expected, policy.budget(row.now, ModelMemory(row.budget, least, most), row.calm))
+        for (row in table) assertEquals(row.why, row.expected, row.decide())
     }
 
     @Test
     fun `a step that would leave too little is shorter`() {
         val small = MemoryPolicy(2 * GIB)
-        val model = ModelMemory(budget = GIB, least = 0, most = 16 * GIB)
+        val model = ModelMemory(budget = GIB, used = GIB, least = 0, most = 16 * GIB)
         // A margin of 128 MiB: of 400 there are 144 above two.
         assertEquals(GIB + 144 * MIB, small.budget(reading(400 * MIB), model, MemoryPolicy.PATIENCE))
     }
@@ -102,7 +107,7 @@ class MemoryPolicyTest {
         fun step() {
             val now = reading()
             calm = if (policy.hasRoom(now)) calm + 1 else 0
-            val next = policy.budget(now, ModelMemory(budget, least, most), calm)
+            val next = policy.budget(now, ModelMemory(budget, used = budget, least, most), calm)
             if (next != budget) calm = 0
             budget = next
         }

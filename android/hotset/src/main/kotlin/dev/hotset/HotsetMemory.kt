@@ -108,7 +108,13 @@ public class HotsetMemory(
     }
 
     private suspend fun background() {
-        if (background == Background.PAUSE) quietly("pausing") { whole { engine.pause() } }
+        when (background) {
+            Background.PAUSE -> quietly("pausing") { whole { engine.pause() } }
+            Background.CONTINUE -> while (true) {
+                quietly("steering memory") { watch.hold() }
+                delay(every)
+            }
+        }
     }
 
     /** Not in the callback: that is on the main thread. */

@@ -12,13 +12,14 @@ package dev.hotset
 public data class MemoryReading(val available: Long, val threshold: Long, val low: Boolean)
 
 /**
- * What a model can do with memory.
+ * What a model does with memory.
  *
- * @property budget the budget in force.
- * @property least the smallest that works.
- * @property most more than this is of no use, or not wanted.
+ * @property budget the bytes that it may take.
+ * @property used the bytes that it takes; fewer while it has not met all of its experts, or when they need fewer.
+ * @property least the budget to stay above.
+ * @property most the budget to stay below.
  */
-public data class ModelMemory(val budget: Long, val least: Long, val most: Long)
+public data class ModelMemory(val budget: Long, val used: Long, val least: Long, val most: Long)
 
 /**
  * Decides on budgets for a device with [total] bytes of memory.
@@ -28,12 +29,12 @@ public data class ModelMemory(val budget: Long, val least: Long, val most: Long)
  *
  * | headroom | the budget |
  * |---|---|
- * | memory is low | loses half of what is above the least, or what it takes to have two margins again if that is more |
- * | below one margin | loses what it takes to have two margins again |
+ * | memory is low | becomes what is used less half of what is above the least, or what gives two margins back if that is more |
+ * | below one margin | becomes what is used less what gives two margins back |
  * | one to three margins | stays: nothing swings between growing and shrinking |
  * | above three margins, for [PATIENCE] readings on end | grows by an eighth of its range, and never so far that fewer than two margins stay |
  *
- * Shrinking is immediate because the system kills without asking; growing is slow because what is free now is often wanted in a moment (the camera
+ * Shrinking starts at what is used, because a budget that is not used up frees nothing. It is immediate because the system kills without asking; growing is slow because what is free now is often wanted in a moment (the camera
  * opens), and because experts that fill the room must be read first. The figures are judgement, not measurement: an app that knows
  * better gives [HotsetMemory] a subclass.
  */
@@ -52,9 +53,10 @@ public open class MemoryPolicy(public val total: Long) {
     /** The budget that the model should have; [calm] is for how many readings on end, this one included, there [was room][hasRoom]. */
     public open fun budget(now: MemoryReading, model: ModelMemory, calm: Int): Long {
         val missing = 2 * margin - now.headroom
+        val taken = minOf(model.budget, model.used)
         val wanted = when {
-            now.low -> minOf(model.least + (model.budget - model.least) / 2, model.budget - missing)
-            now.headroom < margin -> model.budget - missing
+            now.low -> minOf(model.least + (taken - model.least) / 2, taken - missing)
+            now.headroom < margin -> taken - missing
             hasRoom(now) && calm >= PATIENCE -> model.budget + minOf((model.most - model.least) / 8, -missing)
             else -> model.budget
         }

@@ -20,7 +20,14 @@ internal class MemoryWatch(private val engine: Hotset, private val policy: Memor
     @Synchronized
     fun shrink() {
         val model = model() ?: return
-        move(model, model.least)
+        move(model, minOf(model.budget, model.least))
+    }
+
+    /** Gives conversations that grow the room they need, and takes and gives nothing else. */
+    @Synchronized
+    fun hold() {
+        val model = model() ?: return
+        move(model, maxOf(model.budget, model.least))
     }
 
     private fun move(model: ModelMemory, budget: Long) {
@@ -33,11 +40,17 @@ internal class MemoryWatch(private val engine: Hotset, private val policy: Memor
     /** Nothing while the engine is paused: it holds no memory then. */
     private fun model(): ModelMemory? {
         val report = engine.memoryReport()
-        val budget = report.budget
-        val least = report.least
-        val all = report.allExperts
-        if (report.paused || budget == null || least == null || all == null) return null
-        val whole = report.used - report.experts + all
-        return ModelMemory(budget, least, minOf(ceiling, whole).coerceAtLeast(least))
+        val budget = report.budget ?: return null
+        val least = report.least ?: return null
+        if (report.paused) return null
+        return ModelMemory(budget, report.used, least + least / RESERVE, ceiling)
+    }
+
+    private companion object {
+        /**
+         * What works at this moment is too little for the next: conversations grow by each token, and an answer that no longer fits fails. A quarter
+         * more is hundreds of tokens, and until those are used up the watch has looked again.
+         */
+        const val RESERVE = 4
     }
 }
