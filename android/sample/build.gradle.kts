@@ -40,6 +40,7 @@ dependencies {
     implementation(libs.lifecycle.runtime.compose)
     implementation(libs.lifecycle.viewmodel.compose)
     implementation(libs.activity.compose)
+    implementation(libs.core.ktx)
     implementation(platform(libs.compose.bom))
     implementation(libs.compose.material3)
 }

@@ -1,6 +1,8 @@
 // Runs all tests and counts them: `N passed, N failed` is the last line, and the exit code tells, too.
 package dev.hotset
 
+import dev.hotset.sample.ChatTest
+import dev.hotset.sample.DownloadTest
 import org.junit.internal.TextListener
 import org.junit.runner.JUnitCore
 import kotlin.system.exitProcess
@@ -14,6 +16,8 @@ private val all = arrayOf(
     PauseTest::class.java,
     MemoryPolicyTest::class.java,
     HotsetMemoryTest::class.java,
+    DownloadTest::class.java,
+    ChatTest::class.java,
 )
 
 fun main(names: Array<String>) {
