@@ -1,6 +1,7 @@
 // The sample's conversation, with the demo.
 package dev.hotset.sample
 
+import dev.hotset.GenerateOptions
 import dev.hotset.Message
 import dev.hotset.Role
 import dev.hotset.Statistics
@@ -18,7 +19,7 @@ class ChatTest {
     @Test
     fun `an answer can be stopped, and survives the process with the rest`() = inTemporaryFolder { folder ->
         val said = Chat.with(openDemo(), folder).use { chat ->
-            val asking = launch { chat.ask("Hello") }
+            val asking = launch { chat.ask("Once upon a time", GenerateOptions(maxTokens = 2000, seed = 1)) }
             chat.state.first { it.messages.size == 2 && it.messages[1].text.length > 20 }
             assertTrue(chat.state.value.answering)
             asking.cancelAndJoin()
@@ -26,7 +27,7 @@ class ChatTest {
             assertEquals(null, chat.state.value.error)
             chat.state.value.messages
         }
-        assertEquals(Message(Role.USER, "Hello"), said[0])
+        assertEquals(Message(Role.USER, "Once upon a time"), said[0])
         Chat.with(openDemo(), folder).use { chat ->
             assertEquals(said, chat.state.value.messages)
             chat.startAnew()

@@ -42,7 +42,9 @@ class DownloadTest {
 
     @Test
     fun `a cancelled download keeps what has arrived`() = served { server, target ->
+        server.slow = true
         server.download(target).run().first()
+        server.slow = false
         assertFalse(target.exists())
         server.download(target).run().collect()
         assertTrue("from ${server.lastRange}", server.lastRange!! > 0)
@@ -86,6 +88,9 @@ class DownloadTest {
             private set
         private var version = 1
         @Volatile var cutAfter: Int? = null
+
+        /** Takes most of a second for a file. */
+        @Volatile var slow = false
         @Volatile var lastRange: Int? = null
         private val http = HttpServer.create(InetSocketAddress("127.0.0.1", 0), 0)
         val address = "http://127.0.0.1:${http.address.port}"
@@ -112,7 +117,11 @@ class DownloadTest {
             exchange.responseHeaders.add("ETag", tag)
             exchange.sendResponseHeaders(if (range == null) 200 else 206, (content.size - from).toLong())
             val end = cutAfter?.coerceAtMost(content.size) ?: content.size
-            exchange.responseBody.write(content, from, end - from)
+            for (start in from until end step 20_000) {
+                exchange.responseBody.write(content, start, minOf(20_000, end - start))
+                exchange.responseBody.flush()
+                if (slow) Thread.sleep(10)
+            }
         }
     }
 }

@@ -16,13 +16,16 @@ import java.io.File
 class Bundles(private val context: Context) {
     private val settings = context.getSharedPreferences("bundles", Context.MODE_PRIVATE)
 
+    /** Backed up, or copied to the next phone, a model would be in the way. */
+    private val folder = context.noBackupFilesDir
+
     /** Where downloads go. */
-    val downloaded = File(context.filesDir, "model.hotset")
+    val downloaded = File(folder, "model.hotset")
 
     /** Where conversations are kept. */
-    val conversations = File(context.filesDir, "conversations")
+    val conversations = File(folder, "conversations")
 
-    private val heat = File(context.filesDir, "heat.json")
+    private val heat = File(folder, "heat.json")
 
     /** What was used last; `null` for the download. */
     private val picked: Uri?

@@ -1,6 +1,7 @@
 // One conversation with one model: what the screen shows, and what its buttons do. Nothing here is of Android.
 package dev.hotset.sample
 
+import dev.hotset.GenerateOptions
 import dev.hotset.Hotset
 import dev.hotset.HotsetException
 import dev.hotset.HotsetSession
@@ -32,12 +33,12 @@ class Chat private constructor(private val engine: Hotset, private var session: 
     val state: StateFlow<ChatState> = mutable.asStateFlow()
 
     /** Says [text] and shows the answer as it comes. Cancelling is how to stop it: what is there stays. */
-    suspend fun ask(text: String) {
+    suspend fun ask(text: String, options: GenerateOptions = GenerateOptions()) {
         val before = state.value.messages + Message(Role.USER, text)
         val answer = StringBuilder()
         mutable.update { it.copy(messages = before, answering = true, error = null) }
         try {
-            session.send(text).collect { token ->
+            session.send(text, options).collect { token ->
                 answer.append(token.text)
                 show(before + Message(Role.ASSISTANT, answer.toString()))
             }

@@ -10,6 +10,7 @@ import dev.hotset.Hotset
 import dev.hotset.HotsetException
 import dev.hotset.HotsetMemory
 import kotlinx.coroutines.Job
+import kotlinx.coroutines.cancelAndJoin
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
@@ -91,9 +92,11 @@ class ChatViewModel(application: Application) : AndroidViewModel(application) {
     override fun onCleared() = release()
 
     private fun prepare(work: suspend () -> Unit) {
-        preparing?.cancel()
+        val before = preparing
         preparing = viewModelScope.launch {
             try {
+                // Two must not write one file.
+                before?.cancelAndJoin()
                 work()
             } catch (e: HotsetException) {
                 mutable.value = Screen.Choosing(e.message)

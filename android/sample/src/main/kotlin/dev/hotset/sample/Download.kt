@@ -80,7 +80,8 @@ class Download(private val from: URL, private val target: File, private val free
     }
 
     private companion object {
-        const val TIMEOUT_MS = 30_000
+        /** Also how long a cancellation may wait when the network is gone: a read cannot be interrupted. */
+        const val TIMEOUT_MS = 10_000
 
         /** Left free, so that the rest of the phone goes on working. */
         const val RESERVE = 256L shl 20
