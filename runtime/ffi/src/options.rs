@@ -40,7 +40,7 @@ impl EngineOptions {
 }
 
 /// How a session keeps its conversation.
-#[derive(Clone, Debug, uniffi::Record)]
+#[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct SessionOptions {
     /// Tokens that the caches hold; by default what the model was trained for, at most 4096.
     #[uniffi(default = None)]
@@ -55,12 +55,6 @@ pub struct SessionOptions {
     /// Experts that each token uses, instead of as many as the model was trained for: fewer are faster and worse.
     #[uniffi(default = None)]
     pub experts_per_token: Option<u32>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> SessionOptions {
-        SessionOptions { context: None, slide: false, system: None, experts_per_token: None }
-    }
 }
 
 impl SessionOptions {
@@ -126,7 +120,9 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    pub(crate) fn to_generate(&self, cancel: hotset::CancelToken) -> hotset::GenerateOptions {
+    /// The same in the library's terms.
+    #[doc(hidden)]
+    pub fn to_generate(&self, cancel: hotset::CancelToken) -> hotset::GenerateOptions {
         let &GenerateOptions { max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, .. } = self;
         let seed = self.seed.unwrap_or_else(clock);
         let sampling = Sampling { temperature, top_k: top_k as usize, top_p, min_p, repeat_penalty, seed, ..Sampling::default() };
