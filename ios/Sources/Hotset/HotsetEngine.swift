@@ -154,7 +154,7 @@ private final class Listener: LoadListener {
     }
 
     func onProgress(fraction: Double) throws {
-        guard !stopped({ $0 }) else { throw ListenerError.Stopped }
         try progress?(fraction)
+        guard !stopped({ $0 }) else { throw ListenerError.Stopped }
     }
 }
