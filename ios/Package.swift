@@ -28,5 +28,7 @@ let package = Package(
         .target(name: "HotsetBindings", dependencies: ["HotsetFFI"], linkerSettings: linkage),
         .target(name: "Hotset", dependencies: ["HotsetBindings"]),
         .testTarget(name: "HotsetTests", dependencies: ["Hotset"]),
+        .target(name: "SampleLogic", path: "Sample/Logic"),
+        .testTarget(name: "SampleTests", dependencies: ["SampleLogic"], path: "Sample/Tests"),
     ]
 )
