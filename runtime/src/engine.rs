@@ -2,18 +2,19 @@
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use crate::bundle::{Bundle, Manifest};
 use crate::cpu::reference::ReferenceModel;
 use crate::cpu::{CpuModel, CpuPaging};
 use crate::error::{Error, Result};
-use crate::loading::Loading;
 use crate::gpu::{AdapterChoice, Arithmetic, GpuModel, GpuOptions};
-use crate::model::{Model, Report};
+use crate::loading::Loading;
+use crate::model::{Model, Report, not_paged};
 use crate::paging::{PagingOptions, Placement};
 use crate::plan::Plan;
-use crate::session::{Session, SessionOptions};
+use crate::reading::too_small;
+use crate::session::{Gate, Recipe, Seat, Session, SessionOptions};
 use crate::text::Tokenizer;
 
 /// Most CPU threads that may be asked for.
@@ -69,8 +70,26 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     bundle: Arc<Bundle>,
-    model: Box<dyn Model>,
     tokenizer: Option<Tokenizer>,
+    /// How to make the model ready again.
+    options: Mutex<EngineOptions>,
+    model: RwLock<Stage>,
+    /// Of all sessions.
+    seats: Mutex<Vec<Weak<Seat>>>,
+    gate: Arc<Gate>,
+    /// Held by whoever suspends or resumes.
+    changing: Mutex<()>,
+}
+
+/// The model, or what is left of it while the engine is suspended.
+enum Stage {
+    Ready(Box<dyn Model>),
+    Suspended(Report, Option<String>),
+}
+
+/// Locks what no panic can leave half-done: every change of it is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl std::fmt::Debug for Engine {
@@ -93,7 +112,7 @@ impl Engine {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn of_bundle(bundle: Bundle, options: &EngineOptions) -> Result<Engine> {
-        Engine::of_bundle_with(bundle, options, &Loading::UNHEARD)
+        Engine::of_bundle_with(bundle, options, &Loading::default())
     }
 
     /// The same, telling `loading` how far it is.
@@ -104,18 +123,19 @@ impl Engine {
         if let Some(n) = options.threads.filter(|n| !(1..=MAX_THREADS).contains(n)) {
             return Err(Error::Input(format!("{n} threads are impossible; choose 1 to {MAX_THREADS}")));
         }
-        loading.begin(1)?;
-        let mut bundle = Arc::new(bundle);
-        let model = ready(&mut bundle, options)?;
-        if let Some(heat) = &options.paging.heat {
-            model.set_heat(heat)?;
-        }
-        Engine::with_model(bundle, model)
+        let bundle = Arc::new(bundle);
+        let model = ready(&bundle, options, loading)?;
+        let engine = Engine::with_model(bundle, model)?;
+        *lock(&engine.0.options) = options.clone();
+        loading.end()?;
+        Ok(engine)
     }
 
     pub(crate) fn with_model(bundle: Arc<Bundle>, model: Box<dyn Model>) -> Result<Engine> {
         let tokenizer = Tokenizer::of(&bundle)?;
-        let engine = Engine(Arc::new(Inner { bundle, model, tokenizer }));
+        let model = RwLock::new(Stage::Ready(model));
+        let (options, seats, gate, changing) = Default::default();
+        let engine = Engine(Arc::new(Inner { bundle, tokenizer, options, model, seats, gate, changing }));
         tracing::info!(bundle = %engine.bundle().path().display(), device = engine.report().device, "ready");
         Ok(engine)
     }
@@ -152,87 +172,184 @@ impl Engine {
         self.0.tokenizer.as_ref().ok_or_else(missing)
     }
 
-    /// What runs where.
+    /// What runs where. While the engine is [suspended](Self::suspend), what did before, with nothing on the device.
     pub fn report(&self) -> Report {
-        self.0.model.report()
+        match &*self.stage() {
+            Stage::Ready(model) => model.report(),
+            Stage::Suspended(report, _) => report.clone(),
+        }
     }
 
     /// Changes the bytes that the model may take of its device's memory, from any thread, also in the middle of a generation: what no longer
-    /// fits is given back before the next step. Answers do not change.
+    /// fits is given back before the next step. Answers do not change. While the engine is suspended, the budget it comes back with.
     ///
     /// # Errors
     /// When the engine was opened without a budget for its device, or this one is too small; the message names the smallest.
     pub fn set_budget(&self, bytes: u64) -> Result<()> {
-        self.0.model.set_budget(bytes)
-    }
-
-    /// TODO
-    pub fn suspend(&self) -> Result<()> {
+        let stage = self.stage();
+        let kind = match &*stage {
+            Stage::Ready(model) => {
+                model.set_budget(bytes)?;
+                model.report().kind
+            }
+            Stage::Suspended(report, _) => {
+                let least = report.paging.as_ref().ok_or_else(not_paged)?.least;
+                if bytes < least {
+                    return Err(too_small(bytes, least));
+                }
+                report.kind
+            }
+        };
+        lock(&self.0.options).paging.set(kind, bytes);
         Ok(())
-    }
-
-    /// TODO
-    pub fn resume(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// TODO
-    pub fn is_suspended(&self) -> bool {
-        false
     }
 
     /// What was learned about which experts are used, to be kept for [`PagingOptions::heat`] of the next start; `None` without a budget.
     pub fn heat(&self) -> Option<String> {
-        self.0.model.heat()
+        match &*self.stage() {
+            Stage::Ready(model) => model.heat(),
+            Stage::Suspended(_, heat) => heat.clone(),
+        }
     }
 
-    pub(crate) fn model(&self) -> &dyn Model {
-        self.0.model.as_ref()
+    /// Gives back everything that the model and its sessions hold on the device, and the memory that was read through the file's mapping: for an
+    /// app that goes to the background, where the system takes GPUs away and ends whoever holds most memory. The caches of sessions are kept
+    /// in the system's memory, as far as they are filled.
+    ///
+    /// A generation under way, on another thread, stops after the token (or the chunk of a prompt) it is at, and waits; after
+    /// [`resume`](Self::resume) it goes on as if nothing had happened. Cancelling ends the wait. What is asked for while the engine is
+    /// suspended is refused with [`Error::Suspended`]. Returns when the memory is free; suspending twice is suspending once.
+    ///
+    /// # Errors
+    /// None so far. A device that has failed already gives nothing to keep: conversations are read again after resuming.
+    pub fn suspend(&self) -> Result<()> {
+        let inner = &*self.0;
+        let _changing = lock(&inner.changing);
+        // No session may start between the list and the gate.
+        let seats: Vec<Arc<Seat>> = {
+            let seats = lock(&inner.seats);
+            inner.gate.close();
+            seats.iter().filter_map(Weak::upgrade).collect()
+        };
+        seats.iter().for_each(|seat| seat.park());
+        let mut stage = inner.model.write().unwrap_or_else(PoisonError::into_inner);
+        if let Stage::Ready(model) = &*stage {
+            *stage = Stage::Suspended(idle(model.report()), model.heat());
+        }
+        inner.bundle.release();
+        Ok(())
     }
+
+    /// Makes a suspended engine ready again, with the budget in force and what was learned about experts. Generations that wait go on.
+    ///
+    /// Their answers are the same, bit for bit, when the engine is ready on the same kind of device as before; otherwise conversations are read again
+    /// there.
+    ///
+    /// # Errors
+    /// When the device has gone or has no room; the engine stays suspended, and nothing is lost.
+    pub fn resume(&self) -> Result<()> {
+        let inner = &*self.0;
+        let _changing = lock(&inner.changing);
+        let heat = match &*self.stage() {
+            Stage::Ready(_) => return Ok(()),
+            Stage::Suspended(_, heat) => heat.clone(),
+        };
+        let mut options = lock(&inner.options).clone();
+        options.paging.heat = heat.or(options.paging.heat);
+        let model = ready(&inner.bundle, &options, &Loading::default())?;
+        let seats: Vec<Arc<Seat>> = lock(&inner.seats).iter().filter_map(Weak::upgrade).collect();
+        let runs = seats.iter().map(|seat| seat.rebuilt(model.as_ref())).collect::<Result<Vec<_>>>()?;
+        *inner.model.write().unwrap_or_else(PoisonError::into_inner) = Stage::Ready(model);
+        seats.iter().zip(runs).for_each(|(seat, run)| run.into_iter().for_each(|run| seat.settle(run)));
+        inner.gate.open();
+        Ok(())
+    }
+
+    /// Whether it is suspended, or about to be.
+    pub fn is_suspended(&self) -> bool {
+        self.0.gate.is_closed()
+    }
+
+    fn stage(&self) -> RwLockReadGuard<'_, Stage> {
+        self.0.model.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// When it is suspended.
+    pub(crate) fn awake(&self) -> Result<()> {
+        if self.is_suspended() { Err(Error::Suspended) } else { Ok(()) }
+    }
+
+    /// A place for a session's run.
+    pub(crate) fn seat(&self, recipe: Recipe) -> Result<Arc<Seat>> {
+        let mut seats = lock(&self.0.seats);
+        self.awake()?;
+        let Stage::Ready(model) = &*self.stage() else { return Err(Error::Suspended) };
+        let seat = Arc::new(Seat::new(recipe, model.as_ref(), self.0.gate.clone())?);
+        seats.retain(|s| s.strong_count() > 0);
+        seats.push(Arc::downgrade(&seat));
+        Ok(seat)
+    }
+}
+
+/// What a model reported, now that it holds nothing.
+fn idle(mut report: Report) -> Report {
+    report.device_bytes = 0;
+    report.paging.iter_mut().for_each(|p| (p.fixed, p.slots) = (0, 0));
+    report
 }
 
 /// Makes `bundle` ready on the device that `options` ask for.
-fn ready(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { vram, ram, .. } = options.paging;
+fn ready(bundle: &Arc<Bundle>, options: &EngineOptions, loading: &Loading) -> Result<Box<dyn Model>> {
+    let PagingOptions { budget, vram, ram, .. } = options.paging;
     let useless = |flag: &str, device: &str, other: &str| {
         Error::Input(format!("a budget of {flag} means nothing on {device}, whose memory is limited by {other}"))
     };
-    match &options.device {
-        Device::Cpu if vram.is_some() => Err(useless("vram", "the CPU", "ram")),
-        Device::Gpu | Device::Named(_) if ram.is_some() && vram.is_none() => Err(useless("ram alone", "a GPU", "vram")),
-        Device::Reference if vram.or(ram).is_some() => {
-            Err(Error::Input("the reference executor maps the whole file and has no budget".into()))
+    let model = match &options.device {
+        Device::Cpu if vram.is_some() => return Err(useless("vram", "the CPU", "ram")),
+        Device::Gpu | Device::Named(_) if ram.is_some() && vram.or(budget).is_none() => return Err(useless("ram alone", "a GPU", "vram")),
+        Device::Reference if vram.or(ram).or(budget).is_some() => {
+            return Err(Error::Input("the reference executor maps the whole file and has no budget".into()));
         }
         Device::Cpu if options.paging.placement == Placement::Hybrid => {
-            Err(Error::Input("hybrid placement needs a GPU for the CPU to help".into()))
+            return Err(Error::Input("hybrid placement needs a GPU for the CPU to help".into()));
         }
-        Device::Cpu => cpu(bundle, options),
-        Device::Reference => Ok(Box::new(ReferenceModel::new(bundle.clone()))),
-        Device::Gpu => gpu(bundle, AdapterChoice::Any, options),
-        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone()), options),
-        Device::Auto => gpu(bundle, AdapterChoice::Hardware, options).or_else(|e| {
-            tracing::warn!("taking the CPU: {e}");
-            cpu(bundle, options)
-        }),
+        Device::Cpu => cpu(bundle, options, loading)?,
+        Device::Reference => Box::new(ReferenceModel::new(bundle.clone())),
+        Device::Gpu => gpu(bundle, AdapterChoice::Any, options, loading)?,
+        Device::Named(name) => gpu(bundle, AdapterChoice::Named(name.clone()), options, loading)?,
+        Device::Auto => match gpu(bundle, AdapterChoice::Hardware, options, loading) {
+            Err(Error::Stopped) => return Err(Error::Stopped),
+            Err(e) => {
+                tracing::warn!("taking the CPU: {e}");
+                cpu(bundle, options, loading)?
+            }
+            Ok(model) => model,
+        },
+    };
+    if let Some(heat) = &options.paging.heat {
+        model.set_heat(heat)?;
     }
+    Ok(model)
 }
 
-fn cpu(bundle: &mut Arc<Bundle>, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { ram, policy, reading, prefetch, placement, .. } = options.paging;
-    let Some(budget) = ram else {
+fn cpu(bundle: &Arc<Bundle>, options: &EngineOptions, loading: &Loading) -> Result<Box<dyn Model>> {
+    let PagingOptions { budget, ram, policy, reading, prefetch, placement, .. } = options.paging;
+    let Some(budget) = ram.or(budget) else {
         return Ok(Box::new(CpuModel::new(bundle.clone(), options.threads)?));
     };
-    // The system must not take dense weights back to make room for what we read. Nobody else has the bundle yet.
-    if let Some(bundle) = Arc::get_mut(bundle) {
-        bundle.hold_dense()?;
-    }
+    // The system must not take dense weights back to make room for what we read. The copy is the model's, and goes with it.
+    let mut own = bundle.holding(bundle);
+    loading.begin(bundle.dense_bytes())?;
+    own.hold_dense_with(|bytes| loading.add(bytes))?;
     let paging = CpuPaging { budget, policy, reading, prefetch, resident: placement == Placement::Resident };
-    Ok(Box::new(CpuModel::paged(bundle.clone(), options.threads, &paging)?))
+    Ok(Box::new(CpuModel::paged(Arc::new(own), options.threads, &paging)?))
 }
 
-fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions) -> Result<Box<dyn Model>> {
-    let PagingOptions { vram: budget, ram, policy, reading, placement, .. } = options.paging;
+fn gpu(bundle: &Arc<Bundle>, adapter: AdapterChoice, options: &EngineOptions, loading: &Loading) -> Result<Box<dyn Model>> {
+    let PagingOptions { budget, vram, ram, policy, reading, placement, .. } = options.paging;
+    let budget = vram.or(budget);
     let host_budget = ram.filter(|_| budget.is_some());
     let gpu = GpuOptions { arithmetic: options.gpu_arithmetic, budget, host_budget, policy, reading, placement, ..GpuOptions::on(adapter) };
-    Ok(Box::new(GpuModel::new(bundle.clone(), &gpu)?))
+    Ok(Box::new(GpuModel::new_with(bundle.clone(), &gpu, loading)?))
 }

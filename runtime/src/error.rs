@@ -29,6 +29,14 @@ pub enum Error {
         /// The field that is wrong, and how.
         reason: String,
     },
+    /// The file is not a conversation that can go on here.
+    #[error("{} is not a conversation that can go on here: {reason}", path.display())]
+    Conversation {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A plan contradicts itself or its tensors.
     #[error("the plan is wrong at {0}")]
     Plan(#[from] PlanError),
@@ -81,7 +89,7 @@ impl Error {
     pub fn category(&self) -> Category {
         match self {
             Error::Io { .. } => Category::System,
-            Error::Bundle { .. } | Error::Plan(_) | Error::Text(_) | Error::NotFinite(_) => Category::File,
+            Error::Bundle { .. } | Error::Conversation { .. } | Error::Plan(_) | Error::Text(_) | Error::NotFinite(_) => Category::File,
             Error::Input(_) | Error::Context { .. } | Error::Suspended | Error::Stopped => Category::Caller,
             Error::Device(_) => Category::Device,
         }

@@ -78,6 +78,7 @@ pub mod plan;
 pub mod profile;
 mod reading;
 mod session;
+pub mod snapshot;
 pub mod text;
 
 pub use bundle::Adapter;

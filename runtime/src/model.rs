@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::experts::{Counts, Pass};
 use crate::plan::{Router, Rule};
 use crate::profile::{Activations, Usage};
+use crate::snapshot::{Reader, Writer};
 
 /// A bundle made ready on one device.
 pub trait Model: Send + Sync {
@@ -75,6 +76,26 @@ pub trait Run: Send {
     /// # Errors
     /// When the device fails or the model's numbers are not finite. The position is unchanged then.
     fn forward(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output>;
+
+    /// Writes the caches, so that another run of the same model with the same options can go on from here.
+    ///
+    /// # Errors
+    /// When the device fails, or whoever takes the bytes does.
+    fn save(&mut self, to: &mut Writer<'_>) -> Result<()> {
+        // Without caches the tokens are read again.
+        to.form("")
+    }
+
+    /// Goes on where the one left off that wrote these caches. Says whether it could: caches of another kind of device mean nothing here, and
+    /// everything is forgotten then, as after an error.
+    ///
+    /// # Errors
+    /// When what was written is damaged, or there is no room for it.
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<bool> {
+        let _ = from;
+        self.reset();
+        Ok(false)
+    }
 
     /// From now on notes which records each pass uses, for [`take_passes`](Self::take_passes).
     ///

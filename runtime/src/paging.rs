@@ -33,7 +33,8 @@ impl std::str::FromStr for Placement {
 /// Budgets, and how to live with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PagingOptions {
-    /// Bytes that everything together may take on the device that runs the model, whichever it is: `vram` of a GPU, `ram` for the CPU.
+    /// Bytes that everything together may take on the device that runs the model, whichever it is: as `vram` on a GPU, as `ram` on the CPU,
+    /// where these do not say otherwise.
     pub budget: Option<u64>,
     /// Bytes of a GPU's memory that everything together may take: weights, caches of all conversations, working memory, slots of experts.
     pub vram: Option<u64>,
@@ -50,4 +51,15 @@ pub struct PagingOptions {
     pub prefetch: bool,
     /// What an earlier run learned about which experts are used, as [`Engine::heat`](crate::Engine::heat) gave it.
     pub heat: Option<String>,
+}
+
+impl PagingOptions {
+    /// Remembers another budget for a model that runs on `cpu` or `gpu`.
+    pub(crate) fn set(&mut self, kind: &str, bytes: u64) {
+        let own = if kind == "gpu" { &mut self.vram } else { &mut self.ram };
+        match own {
+            Some(own) => *own = bytes,
+            None => self.budget = Some(bytes),
+        }
+    }
 }

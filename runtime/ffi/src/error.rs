@@ -43,7 +43,7 @@ impl From<hotset::Error> for HotsetError {
         let message = e.to_string();
         match e {
             E::Io { .. } => HotsetError::File(message),
-            E::Bundle { .. } | E::Plan(_) | E::Text(_) | E::NotFinite(_) => HotsetError::Broken(message),
+            E::Bundle { .. } | E::Conversation { .. } | E::Plan(_) | E::Text(_) | E::NotFinite(_) => HotsetError::Broken(message),
             E::Context { .. } => HotsetError::ContextFull(message),
             E::Device(_) => HotsetError::Device(message),
             E::Stopped => HotsetError::Stopped,

@@ -126,7 +126,9 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    pub(crate) fn to_generate(&self, cancel: hotset::CancelToken) -> hotset::GenerateOptions {
+    /// The same in the library's terms.
+    #[doc(hidden)]
+    pub fn to_generate(&self, cancel: hotset::CancelToken) -> hotset::GenerateOptions {
         let &GenerateOptions { max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, .. } = self;
         let seed = self.seed.unwrap_or_else(clock);
         let sampling = Sampling { temperature, top_k: top_k as usize, top_p, min_p, repeat_penalty, seed, ..Sampling::default() };

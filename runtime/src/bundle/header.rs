@@ -15,16 +15,16 @@ pub(super) const METADATA: &str = "__metadata__";
 /// What the header says about one tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, DeriveDeserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TensorHeader {
+pub(crate) struct TensorHeader {
     pub(super) dtype: Dtype,
     pub(super) shape: [usize; 1],
     /// Begin and end, counted from the start of the data.
-    pub(super) data_offsets: [usize; 2],
+    pub(crate) data_offsets: [usize; 2],
 }
 
 /// Element type of a tensor, as other safetensors readers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, DeriveDeserialize)]
-pub(super) enum Dtype {
+pub(crate) enum Dtype {
     /// A vector.
     F32,
     /// Everything else.
@@ -43,18 +43,18 @@ impl TensorHeader {
 }
 
 /// A whole header.
-pub(super) struct Header {
+pub(crate) struct Header {
     /// Bytes before the data, length prefix and padding included.
-    pub(super) end: usize,
+    pub(crate) end: usize,
     /// Free-form strings.
-    pub(super) metadata: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
     /// Every tensor by name.
-    pub(super) tensors: BTreeMap<String, TensorHeader>,
+    pub(crate) tensors: BTreeMap<String, TensorHeader>,
 }
 
 impl Header {
     /// Reads the header at the front of a file. The error is a sentence about what is wrong.
-    pub(super) fn read(file: &[u8]) -> Result<Header, String> {
+    pub(crate) fn read(file: &[u8]) -> Result<Header, String> {
         let Some(prefix) = file.first_chunk::<8>() else {
             return Err(format!("header: the file has only {} bytes", file.len()));
         };
@@ -78,7 +78,7 @@ impl Header {
 }
 
 /// Parses JSON; the error names the field it is about.
-pub(super) fn parse<T: DeserializeOwned>(json: &str) -> Result<T, String> {
+pub(crate) fn parse<T: DeserializeOwned>(json: &str) -> Result<T, String> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| match e.path().to_string().as_str() {
         "." => e.into_inner().to_string(),

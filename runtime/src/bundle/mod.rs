@@ -24,10 +24,12 @@ mod write;
 pub use adapter::Adapter;
 pub use cost::Cost;
 pub use file::Reading;
+pub(crate) use header::{Header, parse as parse_json};
 pub use manifest::{Manifest, Provenance, TensorInfo, Text};
 pub use read::Bundle;
 pub use record::{RecordLayout, RecordView};
 pub use write::{BundleWriter, Entry};
+pub(crate) use write::{begin, keep, safetensors};
 
 /// Bundle format version. A reader refuses larger ones.
 pub const FORMAT: u32 = 1;

@@ -16,6 +16,9 @@ use crate::codec::Matrix;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
+/// Bytes that are read at once where a large part of the file is wanted: whole blocks.
+const PIECE: usize = 1024 * BLOCK;
+
 /// An open bundle: the mapped file and what is known about it.
 pub struct Bundle {
     path: PathBuf,
@@ -132,12 +135,22 @@ impl Bundle {
         }
     }
 
+    /// This bundle with the copy that `other`, of the same file, [holds](Self::hold_dense).
+    pub(crate) fn holding(&self, other: &Bundle) -> Bundle {
+        Bundle { held: other.held.clone(), ..self.clone_view() }
+    }
+
     /// Copies everything but the records to memory of its own, so that the system cannot take it back page by page and does not fail
     /// when the file shrinks.
     ///
     /// # Errors
     /// When there is no memory or the file cannot be read.
     pub fn hold_dense(&mut self) -> Result<()> {
+        self.hold_dense_with(|_| Ok(()))
+    }
+
+    /// The same; `progress` is told of the bytes of each piece.
+    pub(crate) fn hold_dense_with(&mut self, mut progress: impl FnMut(u64) -> Result<()>) -> Result<()> {
         let in_file = |p: &Place| match p {
             Place::File(r) => Some(r.start),
             Place::Adapter(_) => None,
@@ -146,9 +159,12 @@ impl Bundle {
         let (first, end) = (starts.min().unwrap_or(0), self.pools.iter().map(|p| p.start).min().unwrap_or(self.map.len()));
         let (first, end) = (first / BLOCK * BLOCK, end.next_multiple_of(BLOCK).min(self.map.len()));
         let mut copy = MmapMut::map_anon((end - first).max(1)).map_err(Error::io("make room for", &self.path))?;
-        match &self.source {
-            None => copy[..end - first].copy_from_slice(&self.map[first..end]),
-            Some(s) => s.read(first as u64, &mut copy[..end - first], true).map_err(Error::io("read", &self.path))?,
+        for (piece, at) in copy[..end - first].chunks_mut(PIECE).zip((first..).step_by(PIECE)) {
+            match &self.source {
+                None => piece.copy_from_slice(&self.map[at..at + piece.len()]),
+                Some(s) => s.read(at as u64, piece, true).map_err(Error::io("read", &self.path))?,
+            }
+            progress(piece.len() as u64)?;
         }
         self.held = Some((first, Arc::new(copy.make_read_only().map_err(Error::io("make room for", &self.path))?)));
         Ok(())

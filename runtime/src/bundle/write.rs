@@ -41,6 +41,11 @@ pub struct BundleWriter {
 }
 
 impl Entry {
+    /// Bytes that are nothing but bytes to other readers.
+    pub(crate) fn plain(name: &str, bytes: usize) -> Entry {
+        Entry { name: name.into(), bytes, region: None, dtype: Dtype::U8 }
+    }
+
     /// What the header says of this tensor when it begins at `at`.
     pub(super) fn header(&self, at: usize) -> TensorHeader {
         TensorHeader::new(self.dtype, at, self.bytes)
@@ -125,16 +130,21 @@ impl BundleWriter {
 }
 
 /// A temporary file beside `target`.
-pub(super) fn begin(target: &Path) -> Result<NamedTempFile> {
+pub(crate) fn begin(target: &Path) -> Result<NamedTempFile> {
     let dir = target.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::Builder::new().prefix(".hotset-").suffix(".part").tempfile_in(dir).map_err(Error::io("write to", dir))
 }
 
-/// Flushes a file that is complete to disk and moves it to its place.
+/// Flushes a file that is complete to disk and moves it to its place, for everybody to read.
 pub(super) fn place(file: NamedTempFile, target: &Path) -> Result<()> {
+    make_readable(file.as_file()).map_err(Error::io("write to", target))?;
+    keep(file, target)
+}
+
+/// The same for a file that is its owner's alone.
+pub(crate) fn keep(file: NamedTempFile, target: &Path) -> Result<()> {
     let io = || Error::io("write to", target);
     file.as_file().sync_all().map_err(io())?;
-    make_readable(file.as_file()).map_err(io())?;
     file.persist(target).map_err(|e| io()(e.error))?;
     Ok(())
 }
@@ -209,7 +219,7 @@ fn header(m: &Manifest, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>
 }
 
 /// The header of a file with these tensors, one after the other, and a text under `key` of its metadata.
-pub(super) fn safetensors(key: &str, text: &str, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
+pub(crate) fn safetensors(key: &str, text: &str, entries: &[Entry], len: Option<usize>) -> Result<Vec<u8>> {
     let mut map = Map::new();
     map.insert(METADATA.into(), json!({ key: text }));
     let mut at = 0usize;

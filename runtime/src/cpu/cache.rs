@@ -10,6 +10,8 @@ use half::f16;
 
 use super::kernels::Rows;
 use crate::codec::{Codec, GROUP, LINE, PANEL};
+use crate::error::Result;
+use crate::snapshot::{Reader, Writer};
 
 /// Tokens of a block: 32, a group of columns of the values and two panels of the keys.
 pub(super) const BLOCK: usize = GROUP;
@@ -48,8 +50,12 @@ impl Head {
 
     /// Bytes that the first `tokens` tokens take.
     pub(super) fn bytes(&self, tokens: usize) -> usize {
-        let blocks = tokens.div_ceil(BLOCK).min(self.ring.unwrap_or(usize::MAX));
-        blocks * 2 * self.lines() * LINE
+        self.blocks_of(tokens) * 2 * self.lines() * LINE
+    }
+
+    /// Blocks that the first `tokens` tokens take.
+    fn blocks_of(&self, tokens: usize) -> usize {
+        tokens.div_ceil(BLOCK).min(self.ring.unwrap_or(usize::MAX))
     }
 
     /// Bytes of the blocks it has.
@@ -59,7 +65,7 @@ impl Head {
 
     /// Makes the blocks of the first `tokens` tokens.
     pub(super) fn reserve(&mut self, tokens: usize) {
-        let (blocks, lines) = (tokens.div_ceil(BLOCK).min(self.ring.unwrap_or(usize::MAX)), self.lines());
+        let (blocks, lines) = (self.blocks_of(tokens), self.lines());
         while self.blocks.len() < blocks {
             self.blocks.push(vec![Line([0; LINE]); 2 * lines].into_boxed_slice());
         }
@@ -120,6 +126,19 @@ impl Head {
         let lines = &self.blocks[self.slot(block)][self.lines() + 2 * unit * panel..][..2 * panel];
         let (first, second) = bytemuck::cast_slice(lines).split_at(panel * LINE);
         Rows { codec: self.codec, groups: 1, words: [first, second], scales: [&[]; 2] }
+    }
+
+    /// Writes what the first `tokens` tokens left.
+    pub(super) fn save(&mut self, tokens: usize, to: &mut Writer<'_>) -> Result<()> {
+        self.reserve(tokens);
+        let blocks = self.blocks_of(tokens);
+        self.blocks[..blocks].iter().try_for_each(|block| to.bytes(bytemuck::cast_slice(block)))
+    }
+
+    /// Reads what was written of so many tokens into an empty cache.
+    pub(super) fn restore(&mut self, tokens: usize, from: &mut Reader<'_>) -> Result<()> {
+        self.reserve(tokens);
+        self.blocks.iter_mut().try_for_each(|block| from.fill(bytemuck::cast_slice_mut(block)))
     }
 
     /// Forgets `positions`, as far as they were ever written: numbers that are not finite would spoil even products with zero.

@@ -18,6 +18,7 @@ use crate::experts::{Pass, Policy};
 use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
 use crate::profile::{Activations, Recorder, StepNotes, Usage};
 use crate::reading::{Host, HostOptions};
+use crate::snapshot::{Reader, Writer};
 
 /// A bundle on the CPU: SIMD kernels over the mapped file, nothing copied.
 pub struct CpuModel {
@@ -127,6 +128,7 @@ impl Model for CpuModel {
     }
 
     fn view(&self, bundle: Arc<Bundle>) -> Result<Box<dyn Model>> {
+        let bundle = Arc::new(bundle.holding(&self.shared.bundle));
         Ok(Box::new(CpuModel { bundle, shared: self.shared.clone() }))
     }
 
@@ -179,6 +181,14 @@ impl Shared {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes `bytes` more for a run's caches, which have `charged`.
+    fn grow(&self, charged: &AtomicU64, bytes: u64) -> Result<()> {
+        let before = charged.load(Ordering::Relaxed);
+        self.charge(before, before + bytes)?;
+        charged.store(before + bytes, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -243,6 +253,21 @@ impl Run for CpuRun {
         result
     }
 
+    fn save(&mut self, to: &mut Writer<'_>) -> Result<()> {
+        to.form(&self.form())?;
+        to.number(self.position as u64)?;
+        self.caches.iter_mut().try_for_each(|cache| cache.save(self.position, to))
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<bool> {
+        self.reset();
+        if !from.is(&self.form())? {
+            return Ok(false);
+        }
+        self.read_caches(from).inspect_err(|_| self.reset())?;
+        Ok(true)
+    }
+
     fn record_passes(&mut self) -> Result<()> {
         self.passes.get_or_insert_default();
         Ok(())
@@ -273,22 +298,39 @@ impl Run for CpuRun {
 }
 
 impl CpuRun {
+    /// Of what it writes: caches are the same in every instruction set.
+    fn form(&self) -> String {
+        format!("cpu 1 {:?} {}", self.shared.cache, self.shared.most)
+    }
+
+    fn read_caches(&mut self, from: &mut Reader<'_>) -> Result<()> {
+        let longest = if self.options.slide { u32::MAX as usize } else { self.options.context };
+        let position = from.number(longest as u64)? as usize;
+        self.charge_for(position)?;
+        let (shared, charged) = (self.shared.clone(), AtomicU64::new(self.charged));
+        let grow = |bytes: u64| shared.grow(&charged, bytes);
+        let read = self.caches.iter_mut().try_for_each(|cache| cache.restore(position, from, &grow));
+        self.charged = charged.load(Ordering::Relaxed);
+        self.position = position;
+        read
+    }
+
+    /// Takes the bytes off the budget that caches of `tokens` tokens need.
+    fn charge_for(&mut self, tokens: usize) -> Result<()> {
+        if self.shared.host.is_some() {
+            let bytes = self.caches.iter().map(|cache| cache.bytes(tokens)).sum::<usize>() as u64;
+            self.shared.charge(self.charged, bytes.max(self.charged))?;
+            self.charged = bytes.max(self.charged);
+        }
+        Ok(())
+    }
+
     fn batches(&mut self, tokens: &[u32], want: Want<'_>) -> Result<Output> {
         let (shared, bundle) = (self.shared.clone(), self.bundle.clone());
         let plan = bundle.plan();
-        if shared.host.is_some() {
-            let end = self.position + tokens.len();
-            let bytes = self.caches.iter().map(|cache| cache.bytes(end)).sum::<usize>() as u64;
-            shared.charge(self.charged, bytes.max(self.charged))?;
-            self.charged = bytes.max(self.charged);
-        }
+        self.charge_for(self.position + tokens.len())?;
         let charged = AtomicU64::new(self.charged);
-        let grow = |bytes: u64| {
-            let before = charged.load(Ordering::Relaxed);
-            shared.charge(before, before + bytes)?;
-            charged.store(before + bytes, Ordering::Relaxed);
-            Ok(())
-        };
+        let grow = |bytes: u64| shared.grow(&charged, bytes);
         let mut logits = Vec::new();
         let chunk = shared.chunk.load(Ordering::Relaxed);
         if chunk < self.chunk {

@@ -7,6 +7,7 @@ use crate::codec::Codec;
 use crate::error::Result;
 use crate::model::RunOptions;
 use crate::plan::{Plan, Work};
+use crate::snapshot::{Reader, Writer};
 
 /// The cache of one state.
 #[derive(Debug)]
@@ -77,6 +78,33 @@ impl Cache {
             Cache::Rows(heads) => heads.iter().map(|h| h.bytes(tokens)).sum(),
             Cache::Ragged(experts) => experts.iter().flat_map(|e| &e.heads).map(Head::allocated).sum(),
             Cache::Recent(r) => size_of_val(&r.rows[..]) + size_of_val(&r.before[..]),
+        }
+    }
+
+    /// Writes what the first `tokens` tokens left: all there are.
+    pub(super) fn save(&mut self, tokens: usize, to: &mut Writer<'_>) -> Result<()> {
+        match self {
+            Cache::Rows(heads) => heads.iter_mut().try_for_each(|h| h.save(tokens, to)),
+            Cache::Ragged(experts) => experts.iter_mut().try_for_each(|e| {
+                to.number(e.rows as u64)?;
+                e.heads.iter_mut().try_for_each(|h| h.save(e.rows, to))
+            }),
+            Cache::Recent(r) => to.bytes(bytemuck::cast_slice(&r.rows)),
+        }
+    }
+
+    /// Reads what was written of so many tokens into an empty cache. `grow` is asked for the bytes of ragged rows; others were asked for.
+    pub(super) fn restore(&mut self, tokens: usize, from: &mut Reader<'_>, grow: &dyn Fn(u64) -> Result<()>) -> Result<()> {
+        match self {
+            Cache::Rows(heads) => heads.iter_mut().try_for_each(|h| h.restore(tokens, from)),
+            Cache::Ragged(experts) => experts.iter_mut().try_for_each(|e| {
+                // An expert is chosen by a token at most once.
+                let rows = from.number(tokens as u64)? as usize;
+                e.reserve(rows, grow)?;
+                e.rows = rows;
+                e.heads.iter_mut().try_for_each(|h| h.restore(rows, from))
+            }),
+            Cache::Recent(r) => from.fill(bytemuck::cast_slice_mut(&mut r.rows)),
         }
     }
 

@@ -12,6 +12,7 @@ pub(super) struct Cache<B = wgpu::Buffer> {
     pub(super) keys: B,
     /// The same shape; a stand-in when the state is tied.
     pub(super) values: B,
+    pub(super) rows: u64,
     /// Entries of a ring: position `p` is in row `p % capacity`. Of a state with groups, entries of an expert's list.
     pub(super) capacity: u32,
     /// Keys a query sees at most.
@@ -69,12 +70,12 @@ impl<B> Cache<B> {
         let row = u64::from(state.kv_heads) * u64::from(state.head_dim.next_multiple_of(4)) * 4;
         let bytes = fits(rows.saturating_mul(row))?;
         let (keys, values) = (make.storage("keys", bytes)?, make.storage("values", if state.tied { 0 } else { bytes })?);
-        Ok(Some((number, Cache { keys, values, capacity, window, groups })))
+        Ok(Some((number, Cache { keys, values, rows, capacity, window, groups })))
     }
 
     /// For a state that no step uses.
     pub(super) fn unused(make: &mut impl Maker<Buffer = B>) -> Result<Cache<B>> {
-        Ok(Cache { keys: make.storage("keys", 0)?, values: make.storage("values", 0)?, capacity: 1, window: 1, groups: None })
+        Ok(Cache { keys: make.storage("keys", 0)?, values: make.storage("values", 0)?, rows: 1, capacity: 1, window: 1, groups: None })
     }
 }
 

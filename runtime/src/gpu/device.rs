@@ -11,6 +11,7 @@ use super::latch::Latch;
 use super::meter::Meter;
 use super::{AdapterChoice, Arithmetic, GpuOptions};
 use crate::error::{Error, Result};
+use crate::loading::Loading;
 
 /// Most bytes of parameters of a dispatch: what every Vulkan device has.
 pub(super) const IMMEDIATES: u32 = 128;
@@ -30,6 +31,8 @@ pub(super) struct Device {
     pub(super) half: bool,
     /// How products with quantised weights are computed.
     pub(super) arithmetic: Arithmetic,
+    /// Told of uploads; deaf once everything is there.
+    loading: Loading,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
     /// The first error that no scope caught.
     fault: Arc<Mutex<Option<String>>>,
@@ -53,7 +56,7 @@ pub(super) fn failed(what: &str, e: impl std::fmt::Display) -> Error {
 }
 
 impl Device {
-    pub(super) fn open(options: &GpuOptions) -> Result<Device> {
+    pub(super) fn open(options: &GpuOptions, loading: &Loading) -> Result<Device> {
         let instance = adapter::instance();
         let adapter = adapter::choose(&instance, &options.adapter)?;
         let report = adapter::report(&adapter);
@@ -94,6 +97,7 @@ impl Device {
             meter: Meter::default(),
             half,
             arithmetic: Arithmetic::Float,
+            loading: loading.clone(),
             pipelines: Mutex::default(),
             fault,
         })
@@ -262,6 +266,7 @@ impl<'a> Upload<'a> {
         for (i, part) in data.chunks(piece).enumerate() {
             self.device.queue.write_buffer(to, at + (i * piece) as u64, part);
             self.pending += part.len() as u64;
+            self.device.loading.add(part.len() as u64)?;
             if self.pending >= Self::STAGING {
                 self.finish()?;
             }

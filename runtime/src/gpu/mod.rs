@@ -5,7 +5,8 @@
 //! * `arithmetic` and `measure`: how quantised weights are multiplied, by what is fastest on the device;
 //! * `lower`: each step of the plan as a few dispatches, their buffers bound once;
 //! * `program`: those dispatches, recorded anew for every batch with parameters that follow from it;
-//! * `run`: one conversation: caches, batches, results; `memory`: its buffers, counted before they are made;
+//! * `run`: one conversation: caches, batches, results; `memory`: its buffers, counted before they are made; `snapshot`: its caches, to be
+//!   kept elsewhere;
 //! * `paged`, `budget` and `pager`: experts under a budget; `backing`, `staged` and `import`: how their bytes get into slots; `hybrid`: or the
 //!   CPU computes them.
 //!
@@ -63,6 +64,7 @@ mod program;
 mod run;
 mod scratch;
 mod slabs;
+mod snapshot;
 mod staged;
 mod table;
 #[cfg(test)]
@@ -78,6 +80,7 @@ pub use arithmetic::Arithmetic;
 use crate::bundle::{Bundle, Reading};
 use crate::error::{Error, Result};
 use crate::experts::Policy;
+use crate::loading::Loading;
 use crate::model::{Model, Report, Routing, Run, RunOptions, not_paged};
 use crate::plan::{State, Step, Work};
 use device::Device;
@@ -164,14 +167,24 @@ impl GpuModel {
     /// # Errors
     /// When there is no such device, it lacks room or the arithmetic asked for, or a driver refuses a kernel.
     pub fn new(bundle: Arc<Bundle>, options: &GpuOptions) -> Result<GpuModel> {
-        let mut device = Device::open(options)?;
+        GpuModel::new_with(bundle, options, &Loading::default())
+    }
+
+    /// The same, telling `loading` how far it is.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and when `loading` does not want it any more.
+    pub fn new_with(bundle: Arc<Bundle>, options: &GpuOptions, loading: &Loading) -> Result<GpuModel> {
+        let resident = if options.budget.is_none() { bundle.catalogue().bytes() } else { 0 };
+        loading.begin(bundle.dense_bytes() + resident)?;
+        let mut device = Device::open(options, loading)?;
         device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
         let (measured, arithmetic) = (options.arithmetic.is_none(), device.arithmetic);
         match GpuModel::load(device, bundle.clone(), options) {
             // Not all kernels were measured, and a driver may refuse another one.
             Err(e @ Error::Device(_)) if measured && arithmetic != Arithmetic::Float => {
                 tracing::warn!("trying again without {arithmetic} arithmetic: {e}");
-                GpuModel::new(bundle, &GpuOptions { arithmetic: Some(Arithmetic::Float), ..options.clone() })
+                GpuModel::new_with(bundle, &GpuOptions { arithmetic: Some(Arithmetic::Float), ..options.clone() }, loading)
             }
             result => result,
         }

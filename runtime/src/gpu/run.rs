@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::model::{Best, Candidates, MAX_CANDIDATES, Output, Run, RunOptions, Want};
 use crate::plan::Plan;
 use crate::profile::{Recorder, StepNotes, Usage};
+use crate::snapshot::{Reader, Writer};
 
 pub(super) struct GpuRun {
     pub(super) model: Arc<Loaded>,
@@ -33,7 +34,7 @@ pub(super) struct GpuRun {
     generation: u64,
     /// Steps that a token may run ahead of the CPU.
     pub(super) ahead: u32,
-    position: usize,
+    pub(super) position: usize,
     /// What tokens use, where that is recorded.
     pub(super) recorder: Option<Recorder>,
     /// Notes of the batch under way, a routed step after the other.
@@ -297,6 +298,15 @@ impl Run for GpuRun {
     fn reset(&mut self) {
         self.position = 0;
         self.recorder.iter_mut().for_each(Recorder::interrupt);
+    }
+
+    fn save(&mut self, to: &mut Writer<'_>) -> Result<()> {
+        self.save_caches(to)
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<bool> {
+        self.reset();
+        self.restore_caches(from)
     }
 
     fn record_use(&mut self) -> Result<()> {

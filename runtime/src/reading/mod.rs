@@ -7,7 +7,7 @@ mod reader;
 mod source;
 
 pub(crate) use buffer::Buffer;
-pub(crate) use host::{Feed, Host, HostOptions};
+pub(crate) use host::{Feed, Host, HostOptions, too_small};
 #[cfg(any(target_os = "linux", target_os = "android", windows))]
 pub(crate) use reader::Destination;
 pub(crate) use reader::{Done, Reader};

@@ -1,6 +1,10 @@
 //! Chat: a session that speaks the bundle's chat template.
 
+use std::path::Path;
+
+use super::saved::SavedChat;
 use super::{Completion, GenerateOptions, Session, StopReason, Token};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::text::{Message, Role};
 
@@ -27,16 +31,26 @@ impl Chat {
         Ok(Chat { session, messages: Vec::new(), transcript: None })
     }
 
-    /// TODO
-    pub fn save(&mut self, path: &std::path::Path) -> Result<()> {
-        let _ = path;
-        Ok(())
+    /// Writes the conversation to a file, as [`Session::save`] does, with its messages.
+    ///
+    /// # Errors
+    /// As [`Session::save`].
+    pub fn save(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let chat = SavedChat { messages: self.messages.clone(), transcript: self.transcript.clone() };
+        self.session.save_with(path.as_ref(), Some(chat))
     }
 
-    /// TODO
-    pub fn restore(engine: &crate::Engine, path: &std::path::Path) -> Result<Chat> {
-        let _ = path;
-        Chat::new(engine.session(&crate::SessionOptions::default())?)
+    /// Goes on with a conversation that [`save`](Self::save) wrote; of one that [`Session::save`] wrote there are no messages.
+    ///
+    /// # Errors
+    /// As [`Engine::restore`], and when the bundle has no tokenizer.
+    pub fn restore(engine: &Engine, path: impl AsRef<Path>) -> Result<Chat> {
+        let (session, saved) = Session::restore(engine, path.as_ref())?;
+        let chat = Chat::new(session)?;
+        Ok(match saved {
+            None => chat,
+            Some(SavedChat { messages, transcript }) => Chat { messages, transcript, ..chat },
+        })
     }
 
     /// All messages so far.

@@ -7,12 +7,16 @@ use crate::error::{Error, Result};
 use crate::experts::Pass;
 use crate::model::{Candidates, Output, Run, Want};
 use crate::profile::{Activations, Usage};
+use crate::snapshot::{Reader, Writer};
+
+use super::MAX_CONTEXT;
 
 /// What a session does with a second, weaker routing of its model: where routers take the best few experts, the weak one takes only the
 /// one of rank `rank`. A token's logit becomes `(1 + beta) · strong − beta · weak` if its strong logit is at least the largest
 /// plus `ln alpha`; other tokens are out of the question. Both routings have caches of their own, so memory for caches and the work of a
 /// token double.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SelfContrast {
     /// How much the weak routing counts; 0.5 is usual.
     pub beta: f32,
@@ -97,6 +101,31 @@ impl Run for ContrastRun {
             Want::Best(best) => Output::Best(Candidates::select(&mut logits, best)),
             _ => Output::Logits(logits),
         })
+    }
+
+    fn save(&mut self, to: &mut Writer<'_>) -> Result<()> {
+        self.catch_up()?;
+        to.number(self.read.len() as u64)?;
+        to.bytes(bytemuck::cast_slice(&self.read))?;
+        self.strong.save(to)?;
+        self.weak.save(to)
+    }
+
+    fn restore(&mut self, from: &mut Reader<'_>) -> Result<bool> {
+        self.reset();
+        let mut read = Vec::new();
+        for _ in 0..from.number(MAX_CONTEXT as u64)? {
+            let mut token = [0];
+            from.fill(bytemuck::cast_slice_mut(&mut token))?;
+            read.extend(token);
+        }
+        let same = self.strong.restore(from)? && self.weak.restore(from)? && self.strong.position() == read.len();
+        if same {
+            self.read = read;
+        } else {
+            self.reset();
+        }
+        Ok(same)
     }
 
     fn record_passes(&mut self) -> Result<()> {

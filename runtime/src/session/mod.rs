@@ -5,6 +5,8 @@ mod chat;
 mod contrast;
 mod sampler;
 mod sampling;
+mod saved;
+mod seat;
 mod stop;
 mod stream;
 
@@ -14,7 +16,7 @@ use crate::bundle::Adapter;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::experts::Pass;
-use crate::model::{Output, Routing, Run, RunOptions, Want};
+use crate::model::{Output, Routing, RunOptions, Want};
 use crate::plan::{Plan, Rule};
 use crate::profile::{Activations, Kept, Usage};
 
@@ -24,7 +26,7 @@ pub use contrast::SelfContrast;
 pub use sampling::Sampling;
 pub use stream::{Completion, GenerateOptions, Statistics, StopReason, Stream, Token};
 
-use contrast::ContrastRun;
+pub(crate) use seat::{Gate, Recipe, Seat};
 
 /// Context of a session that asks for none, where the model allows it: enough for a conversation, small enough for a phone.
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -34,7 +36,8 @@ pub const MAX_CONTEXT: usize = 1 << 24;
 pub const PREFILL_CHUNK: usize = 512;
 
 /// What to do when a conversation grows beyond its context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Overflow {
     /// Refuse tokens that do not fit; a generation that fills the context ends with [`StopReason::Context`].
     #[default]
@@ -71,11 +74,12 @@ pub struct SessionOptions {
 /// far is still there and the next generation goes on from it; [`truncate`](Self::truncate) takes it back.
 pub struct Session {
     engine: Engine,
-    run: Box<dyn Run>,
-    /// The whole conversation; the model has read the first `run.position()`.
+    seat: Arc<Seat>,
+    /// The whole conversation; the model has read the first `seat.position()`.
     tokens: Vec<u32>,
     context: usize,
-    overflow: Overflow,
+    /// As it was started.
+    options: SessionOptions,
 }
 
 impl std::fmt::Debug for Session {
@@ -119,16 +123,16 @@ impl Session {
             (Some(adapter), masked) => Some(masked.as_ref().unwrap_or(engine.bundle()).adapted(adapter)?),
             (None, masked) => masked,
         };
-        let view = bundle.map(|bundle| engine.model().view(Arc::new(bundle))).transpose()?;
-        let model = view.as_deref().unwrap_or(engine.model());
-        let mut run = model.start(run_options)?;
-        if let Some(contrast) = options.self_contrast {
-            contrast.validate()?;
-            choosable(engine.plan(), contrast.rank, "the self-contrast's rank")?;
-            let weak = model.start(RunOptions { routing: Routing::Rank(contrast.rank - 1), ..run_options })?;
-            run = Box::new(ContrastRun::new(contrast, engine.plan().vocab, run, weak));
-        }
-        Ok(Session { engine, run, tokens: Vec::new(), context, overflow: options.overflow })
+        let contrast = match options.self_contrast {
+            None => None,
+            Some(contrast) => {
+                contrast.validate()?;
+                choosable(engine.plan(), contrast.rank, "the self-contrast's rank")?;
+                Some((contrast, engine.plan().vocab))
+            }
+        };
+        let seat = engine.seat(Recipe { view: bundle.map(Arc::new), options: run_options, contrast })?;
+        Ok(Session { engine, seat, tokens: Vec::new(), context, options: options.clone() })
     }
 
     /// What this session runs on.
@@ -143,7 +147,7 @@ impl Session {
 
     /// How many of [`tokens`](Self::tokens) the model has read.
     pub fn read(&self) -> usize {
-        self.run.position()
+        self.seat.position()
     }
 
     /// Tokens the caches hold.
@@ -181,8 +185,8 @@ impl Session {
     /// conversation again, at the next generation.
     pub fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
-        if self.tokens.len() < self.run.position() {
-            self.run.reset();
+        if self.tokens.len() < self.seat.position() {
+            self.seat.reset();
         }
     }
 
@@ -203,7 +207,7 @@ impl Session {
         self.append(tokens)?;
         let result = self.read_with_logits(before);
         if result.is_err() {
-            self.tokens.truncate(before.max(self.run.position()));
+            self.tokens.truncate(before.max(self.seat.position()));
         }
         result
     }
@@ -217,23 +221,29 @@ impl Session {
     }
 
     fn read_up_to(&mut self, end: usize) -> Result<()> {
-        while self.run.position() < end {
-            let start = self.run.position();
-            self.run.forward(&self.tokens[start..end.min(start + PREFILL_CHUNK)], Want::Nothing)?;
+        self.engine.awake()?;
+        while let Some(mut run) = self.seat.ready(None).filter(|run| run.position() < end) {
+            let start = run.position();
+            run.forward(&self.tokens[start..end.min(start + PREFILL_CHUNK)], Want::Nothing)?;
         }
         Ok(())
     }
 
     fn read_with_logits(&mut self, from: usize) -> Result<Vec<f32>> {
-        self.read_up_to(from)?;
-        let mut rows = Vec::with_capacity((self.tokens.len() - from) * self.engine.plan().vocab as usize);
-        for chunk in self.tokens[from..].chunks(PREFILL_CHUNK) {
-            match self.run.forward(chunk, Want::All)? {
+        let vocab = self.engine.plan().vocab as usize;
+        let mut rows = Vec::with_capacity((self.tokens.len() - from) * vocab);
+        loop {
+            let start = from + rows.len() / vocab;
+            if start == self.tokens.len() {
+                return Ok(rows);
+            }
+            self.read_up_to(start)?;
+            let Some(mut run) = self.seat.ready(None).filter(|run| run.position() == start) else { continue };
+            match run.forward(&self.tokens[start..self.tokens.len().min(start + PREFILL_CHUNK)], Want::All)? {
                 Output::Logits(logits) => rows.extend(logits),
                 _ => return Err(no_answer()),
             }
         }
-        Ok(rows)
     }
 
     /// Continues the conversation, giving each token to `sink` as soon as it is there.
@@ -264,14 +274,14 @@ impl Session {
     /// # Errors
     /// When the device cannot tell: the CPU can.
     pub fn record_routes(&mut self) -> Result<()> {
-        self.run.record_passes()
+        self.seat.record_passes()
     }
 
     /// What the model used since [`record_routes`](Self::record_routes) or the last call: for each forward pass, in order, the records of
     /// each step. A generated token is a pass; a prompt is one or a few, each with every record that any of its tokens uses.
     /// Put into a [`Trace`](crate::experts::Trace) it can be saved and replayed. It grows with every token: take it now and then.
     pub fn take_routes(&mut self) -> Vec<Pass> {
-        self.run.take_passes()
+        self.seat.take_passes()
     }
 
     /// From now on counts which experts the model uses, for [`take_use`](Self::take_use).
@@ -279,13 +289,13 @@ impl Session {
     /// # Errors
     /// When the device cannot tell: the CPU can.
     pub fn record_use(&mut self) -> Result<()> {
-        self.run.record_use()
+        self.seat.record_use()
     }
 
     /// What the tokens that the model has read since [`record_use`](Self::record_use) or the last call used; `None` while nothing is
     /// recorded. [Added](crate::profile::Profile::add) to a profile it says what conversations of this kind need.
     pub fn take_use(&mut self) -> Option<Usage> {
-        self.run.take_use()
+        self.seat.take_use()
     }
 
     /// From now on measures how large the values are that experts are given, for [`take_activations`](Self::take_activations).
@@ -293,18 +303,18 @@ impl Session {
     /// # Errors
     /// When the device cannot tell: the CPU can.
     pub fn record_activations(&mut self) -> Result<()> {
-        self.run.record_activations()
+        self.seat.record_activations()
     }
 
     /// What the model's experts were given since [`record_activations`](Self::record_activations) or the last call; `None` while nothing is
     /// recorded. By it `hotset quantize` chooses which rounding errors matter.
     pub fn take_activations(&mut self) -> Option<Activations> {
-        self.run.take_activations()
+        self.seat.take_activations()
     }
 
     /// Whether a conversation of `needed` tokens fits.
     fn check_room(&self, needed: usize) -> Result<()> {
-        match self.overflow {
+        match self.options.overflow {
             Overflow::Error if needed > self.context => Err(Error::Context { needed, available: self.context }),
             _ => Ok(()),
         }

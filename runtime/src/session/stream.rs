@@ -133,6 +133,7 @@ pub struct Stream<'s> {
 
 impl<'s> Stream<'s> {
     pub(super) fn new(session: &'s mut Session, options: &GenerateOptions) -> Result<Stream<'s>> {
+        session.engine.awake()?;
         options.sampling.validate()?;
         if session.tokens.is_empty() {
             return Err(empty());
@@ -193,12 +194,14 @@ impl<'s> Stream<'s> {
             if self.cancel.is_cancelled() {
                 return Ok(None);
             }
+            // While the engine is suspended this waits.
+            let Some(mut run) = session.seat.ready(Some(&self.cancel)) else { return Ok(None) };
             let started = Instant::now();
-            let start = session.run.position();
+            let start = run.position();
             let last = end - start <= PREFILL_CHUNK;
             let chunk = &session.tokens[start..if last { end } else { start + PREFILL_CHUNK }];
             let want = if last { self.sampler.want(&session.tokens) } else { Want::Nothing };
-            let output = session.run.forward(chunk, want)?;
+            let output = run.forward(chunk, want)?;
             if self.statistics.first_token.is_none() {
                 self.statistics.prompt_tokens += chunk.len();
                 self.statistics.prefill += started.elapsed();
