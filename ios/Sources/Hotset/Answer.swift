@@ -21,6 +21,8 @@ import HotsetBindings
 /// - the answer is not referenced any more,
 /// - the session or the engine is closed.
 ///
+/// Whoever sees the end of the sequence can ask the session again at once, whatever ended it. Who leaves earlier waits for ``ended()`` first.
+///
 /// An answer can be iterated once: who comes second finds it at its end.
 public final class Answer: AsyncSequence, Sendable {
     public typealias Element = Token
@@ -34,6 +36,12 @@ public final class Answer: AsyncSequence, Sendable {
     /// Ends the answer here. Can be called at any time, from any thread, more than once.
     public func cancel() {
         stream.cancel()
+    }
+
+    /// Waits until the model works on this answer no more, so that the session can be asked again: for after ``cancel()``, or after leaving the loop.
+    /// An answer that is neither cancelled nor read to its end does not end.
+    public func ended() async {
+        await stream.ended()
     }
 
     /// How much was done so far, and how fast.
@@ -84,9 +92,10 @@ public final class Answer: AsyncSequence, Sendable {
         func next() async throws -> Token? {
             // A task's cancellation does not reach into Rust by itself.
             try await withTaskCancellationHandler {
-                let token = try await stream.next()
                 // Tokens that were there already are of no use to a task that should end.
-                return Task.isCancelled ? nil : token
+                if let token = try await stream.next(), !Task.isCancelled { return token }
+                await stream.ended()
+                return nil
             } onCancel: {
                 stream.cancel()
             }

@@ -1585,6 +1585,12 @@ public protocol TokenStreamProtocol: AnyObject, Sendable {
     func cancel() 
     
     /**
+     * Waits until the model works on this answer no more, so that its session can be asked again: for after [`cancel`](Self::cancel), which does
+     * not wait. An answer that is not cancelled ends only if its tokens are taken.
+     */
+    func ended() async 
+    
+    /**
      * The next token as soon as it is there; nothing at the end.
      *
      * # Errors
@@ -1668,6 +1674,27 @@ open func cancel()  {try! rustCall() {
             self.uniffiCloneHandle(),uniffiCallStatus
     )
 }
+}
+    
+    /**
+     * Waits until the model works on this answer no more, so that its session can be asked again: for after [`cancel`](Self::cancel), which does
+     * not wait. An answer that is not cancelled ends only if its tokens are taken.
+     */
+open func ended()async   {
+    return
+        try!  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_hotset_ffi_fn_method_tokenstream_ended(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_hotset_ffi_rust_future_poll_void,
+            completeFunc: ffi_hotset_ffi_rust_future_complete_void,
+            freeFunc: ffi_hotset_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: nil
+            
+        )
 }
     
     /**
@@ -3429,6 +3456,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_hotset_ffi_checksum_method_tokenstream_cancel() != 59192) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_hotset_ffi_checksum_method_tokenstream_ended() != 48835) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_hotset_ffi_checksum_method_tokenstream_next() != 24844) {

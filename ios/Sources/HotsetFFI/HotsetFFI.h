@@ -419,6 +419,11 @@ void uniffi_hotset_ffi_fn_free_tokenstream(uint64_t handle, RustCallStatus *_Non
 void uniffi_hotset_ffi_fn_method_tokenstream_cancel(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_FN_METHOD_TOKENSTREAM_ENDED
+#define UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_FN_METHOD_TOKENSTREAM_ENDED
+uint64_t uniffi_hotset_ffi_fn_method_tokenstream_ended(uint64_t ptr
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_FN_METHOD_TOKENSTREAM_NEXT
 #define UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_FN_METHOD_TOKENSTREAM_NEXT
 uint64_t uniffi_hotset_ffi_fn_method_tokenstream_next(uint64_t ptr
@@ -817,6 +822,12 @@ uint16_t uniffi_hotset_ffi_checksum_method_session_token_count(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_CHECKSUM_METHOD_TOKENSTREAM_CANCEL
 #define UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_CHECKSUM_METHOD_TOKENSTREAM_CANCEL
 uint16_t uniffi_hotset_ffi_checksum_method_tokenstream_cancel(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_CHECKSUM_METHOD_TOKENSTREAM_ENDED
+#define UNIFFI_FFIDEF_UNIFFI_HOTSET_FFI_CHECKSUM_METHOD_TOKENSTREAM_ENDED
+uint16_t uniffi_hotset_ffi_checksum_method_tokenstream_ended(void
     
 );
 #endif

@@ -81,7 +81,6 @@ final class AnswerTests: XCTestCase {
         }
         answer.cancel()
         try await stays(answer, after: 10)
-        try await idle(session)
         let after = try await session.complete("", options: GenerateOptions(maxTokens: 3, seed: 1)).text()
         XCTAssertFalse(after.isEmpty)
     }
@@ -95,7 +94,7 @@ final class AnswerTests: XCTestCase {
             if taken == 7 { break }
         }
         try await stays(answer, after: taken)
-        try await idle(session)
+        XCTAssertGreaterThan(try session.tokenCount, 7)
     }
 
     func testCancellingTheTaskEndsTheLoopAndStopsTheModel() async throws {
@@ -110,15 +109,15 @@ final class AnswerTests: XCTestCase {
         reading.cancel()
         let ended = try await reading.value
         XCTAssertTrue(ended)
+        XCTAssertGreaterThan(try session.tokenCount, 5)
         try await stays(answer, after: taken { $0 })
-        try await idle(session)
     }
 
     func testAnAnswerThatNobodyKeepsIsStopped() async throws {
         let session = try await HotsetEngine.demo().session()
         _ = try session.complete("Once upon a time", options: .endless)
-        // An answer that is not stopped waits for its reader for ever.
-        try await idle(session)
+        // An answer that is not stopped waits for its reader for ever, and its session with it.
+        try await eventually("the session can be asked") { (try? session.tokenCount) != nil }
     }
 
     func testASlowReaderHoldsUpTheModel() async throws {
@@ -136,7 +135,7 @@ final class AnswerTests: XCTestCase {
         let asked = ContinuousClock.now
         try await Task.sleep(nanoseconds: 20_000_000)
         answer.cancel()
-        try await idle(session)
+        await answer.ended()
         XCTAssertEqual(answer.statistics.generatedTokens, 0, "it was read within \(ContinuousClock.now - asked)")
         XCTAssertEqual(answer.stopReason, .cancelled)
         let none = try await answer.text()
@@ -145,8 +144,9 @@ final class AnswerTests: XCTestCase {
 
     func testAMessageThatGetsNoAnswerIsTakenBack() async throws {
         let session = try await HotsetEngine.demo().session()
-        try session.send(longPrompt, options: .endless).cancel()
-        try await idle(session)
+        let answer = try session.send(longPrompt, options: .endless)
+        answer.cancel()
+        await answer.ended()
         XCTAssertEqual(try session.messages, [])
     }
 
@@ -161,8 +161,22 @@ final class AnswerTests: XCTestCase {
         ]
         XCTAssertEqual(failures, ["Busy", "Busy", "Busy", "Busy"])
         answer.cancel()
-        try await idle(session)
+        await answer.ended()
         XCTAssertGreaterThan(try session.tokenCount, 0)
+    }
+
+    func testWhoSeesTheEndCanAskAtOnce() async throws {
+        let session = try await HotsetEngine.demo().session()
+        for seed in 0..<50 {
+            let answer = try session.complete("Once upon a time", options: GenerateOptions(maxTokens: 3000, seed: UInt64(seed)))
+            var taken = 0
+            for try await _ in answer {
+                taken += 1
+                if taken == 2 { answer.cancel() }
+            }
+            XCTAssertEqual(answer.stopReason, .cancelled)
+            try session.reset()
+        }
     }
 
     func testTextThatDoesNotFitIsATypedError() async throws {
@@ -179,7 +193,7 @@ final class AnswerTests: XCTestCase {
 
     /// Holds when the model stopped at most five tokens after those that were taken, for good: four that were waiting and one under way.
     private func stays(_ answer: Answer, after taken: UInt64, file: StaticString = #filePath, line: UInt = #line) async throws {
-        try await eventually("the answer ends", file: file, line: line) { answer.stopReason != nil }
+        await answer.ended()
         XCTAssertEqual(answer.stopReason, .cancelled, file: file, line: line)
         let generated = answer.statistics.generatedTokens
         XCTAssertLessThanOrEqual(generated, taken + 5, file: file, line: line)

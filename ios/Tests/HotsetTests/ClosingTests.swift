@@ -25,7 +25,8 @@ final class ClosingTests: XCTestCase {
         ]
         XCTAssertEqual(failures, Array(repeating: "Closed", count: failures.count))
         engine.clearProfile()
-        try await eventually("the answer ends") { answer.stopReason != nil }
+        await answer.ended()
+        XCTAssertEqual(answer.stopReason, .cancelled)
     }
 
     func testClosingTheEngineEndsAnswersUnderWay() async throws {

@@ -66,6 +66,19 @@ final class ConversationTests: XCTestCase {
         XCTAssertEqual(text, expected)
     }
 
+    func testAnAnswerCanBeCancelledWhileTheEngineIsSuspended() async throws {
+        let engine = try await HotsetEngine.demo(budget: 12_000_000)
+        let session = try engine.session()
+        let answer = try session.complete("Once upon a time", options: .endless)
+        try await engine.suspend()
+        answer.cancel()
+        await answer.ended()
+        XCTAssertEqual(answer.stopReason, .cancelled)
+        try await engine.resume()
+        let text = try await session.complete("", options: next).text()
+        XCTAssertFalse(text.isEmpty)
+    }
+
     func testSuspendingTwiceAndResumingTwiceIsNoHarm() async throws {
         let (prompt, options, expected) = try Given.answer
         let engine = try await HotsetEngine.demo()

@@ -8,7 +8,8 @@ final class MemoryTests: XCTestCase {
     func testPressureShrinksTheBudgetAndItsEndRestoresIt() async throws {
         let engine = try await HotsetEngine.demo(budget: 14_000_000)
         let memory = HotsetMemory(engine)
-        _ = try await engine.session().complete("Once upon a time", options: GenerateOptions(maxTokens: 50, seed: 1)).text()
+        let session = try engine.session()
+        _ = try await session.complete("Once upon a time", options: GenerateOptions(maxTokens: 50, seed: 1)).text()
         let used = try engine.memoryReport().used
 
         let least = try memory.respond(to: .critical)

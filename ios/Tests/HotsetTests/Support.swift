@@ -59,18 +59,6 @@ func eventually(_ what: String, file: StaticString = #filePath, line: UInt = #li
     XCTFail("not within ten seconds: \(what)", file: file, line: line)
 }
 
-/// Waits until a session does not answer any more.
-func idle(_ session: HotsetSession, file: StaticString = #filePath, line: UInt = #line) async throws {
-    try await eventually("the session is idle", file: file, line: line) {
-        do {
-            _ = try session.tokenCount
-            return true
-        } catch HotsetError.Busy {
-            return false
-        }
-    }
-}
-
 /// The kind of a failure of Hotset, by its case's name.
 func kind(file: StaticString = #filePath, line: UInt = #line, _ body: () async throws -> Void) async -> String? {
     do {
