@@ -84,7 +84,8 @@ struct Inner {
 /// The model, or what is left of it while the engine is suspended.
 enum Stage {
     Ready(Box<dyn Model>),
-    Suspended(Report, Option<String>),
+    /// What it reported, and what it had learned about experts.
+    Suspended(Box<Report>, Option<String>),
 }
 
 /// Locks what no panic can leave half-done: every change of it is one assignment.
@@ -176,7 +177,7 @@ impl Engine {
     pub fn report(&self) -> Report {
         match &*self.stage() {
             Stage::Ready(model) => model.report(),
-            Stage::Suspended(report, _) => report.clone(),
+            Stage::Suspended(report, _) => Report::clone(report),
         }
     }
 
@@ -234,7 +235,7 @@ impl Engine {
         seats.iter().for_each(|seat| seat.park());
         let mut stage = inner.model.write().unwrap_or_else(PoisonError::into_inner);
         if let Stage::Ready(model) = &*stage {
-            *stage = Stage::Suspended(idle(model.report()), model.heat());
+            *stage = Stage::Suspended(Box::new(idle(model.report())), model.heat());
         }
         inner.bundle.release();
         Ok(())

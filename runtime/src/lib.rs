@@ -11,6 +11,9 @@
 //! # Ok::<(), hotset::Error>(())
 //! ```
 //!
+//! The [`manual`] goes through it by task: open, stream, cancel, limit memory, react to pressure, suspend, save, fit to a task. This page says how
+//! things hang together.
+//!
 //! # Engine, session, stream
 //!
 //! An [`Engine`] is a [`bundle`] made ready on a [`Device`]: open it once, clone it freely, share it between threads. A [`Session`]
@@ -34,6 +37,12 @@
 //! conversations, working memory; what is left holds experts, and the others are read from the file when they are chosen. The answers
 //! are the same bits under every budget. [`Engine::set_budget`] changes it at any moment, from any thread: call it when the system asks
 //! for memory. [`Engine::report`] tells how it goes.
+//!
+//! # Coming and going
+//!
+//! [`Engine::suspend`] gives back all that is on the device, sessions included, and [`Engine::resume`] goes on with the same bits. [`Session::save`] and
+//! [`Engine::restore`] do that with a file, for one session, across starts of the program. Both keep the caches of an executor as [snapshots](snapshot);
+//! those that another kind of device wrote are of no use and the conversation is read again.
 //!
 //! # Which experts are used
 //!
@@ -72,6 +81,7 @@ mod error;
 pub mod experts;
 pub mod gpu;
 mod loading;
+pub mod manual;
 pub mod model;
 mod paging;
 pub mod plan;

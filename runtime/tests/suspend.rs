@@ -252,6 +252,7 @@ fn records_are_kept() {
         session.generate(&options(5), |_| {}).unwrap();
         if suspend {
             engine.suspend().unwrap();
+            assert!(matches!(session.record_activations(), Err(Error::Suspended)));
             engine.resume().unwrap();
         }
         session.generate(&options(5), |_| {}).unwrap();

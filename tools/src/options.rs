@@ -74,6 +74,7 @@ impl PagingArgs {
         let heat = self.heat.as_ref().filter(|p| p.exists());
         let heat = heat.map(|p| std::fs::read_to_string(p).map_err(|e| Failure::new(format!("cannot read {}: {e}", p.display()))));
         Ok(PagingOptions {
+            budget: None,
             vram: self.vram.map(|b| b.as_u64()),
             ram: self.ram.map(|b| b.as_u64()),
             placement: self.placement,

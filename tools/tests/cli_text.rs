@@ -85,6 +85,27 @@ fn chat_in_a_pipe() {
     assert_eq!(said, [("system", "S"), ("user", "H"), ("assistant", "é w!"), ("user", "say\nH"), ("assistant", "é w!")]);
 }
 
+/// A conversation that is kept goes on where it was, and is refused where it does not belong.
+#[test]
+fn a_chat_goes_on_another_day() {
+    let tiny = Tiny::new();
+    let b = tiny.chat_bundle("{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}");
+    let (kept, saved) = (tiny.path("kept"), tiny.path("saved.json"));
+    let chat = ["chat", str(&b), "--temp", "0"];
+    let first = [&chat[..], &["--context", "100"]].concat();
+    let done = hotset_with(&first, format!("H\n/keep {}\nH\n", str(&kept)).as_bytes());
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "é w!\né w!\n"), "{}", done.stderr);
+    let again = [&chat[..], &["--restore", str(&kept)]].concat();
+    let done = hotset_with(&again, format!("H\n/save {}\n", str(&saved)).as_bytes());
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), "é w!\n"), "{}", done.stderr);
+    let messages: Value = serde_json::from_str(&std::fs::read_to_string(saved).unwrap()).unwrap();
+    assert_eq!(messages.as_array().unwrap().len(), 4);
+
+    assert_eq!(hotset_with(&[&again[..], &["--context", "100"]].concat(), b"H\n").code, Some(2));
+    let done = hotset_with(&["chat", str(&b), "--restore", str(&b)], b"H\n");
+    assert!(done.code == Some(1) && done.stderr.contains("is not a conversation that can go on here"), "{}", done.stderr);
+}
+
 #[test]
 fn chat_in_a_pipe_fails_when_the_context_is_full() {
     let tiny = Tiny::new();

@@ -40,7 +40,7 @@ impl EngineOptions {
 }
 
 /// How a session keeps its conversation.
-#[derive(Clone, Debug, uniffi::Record)]
+#[derive(Clone, Debug, Default, uniffi::Record)]
 pub struct SessionOptions {
     /// Tokens that the caches hold; by default what the model was trained for, at most 4096.
     #[uniffi(default = None)]
@@ -55,12 +55,6 @@ pub struct SessionOptions {
     /// Experts that each token uses, instead of as many as the model was trained for: fewer are faster and worse.
     #[uniffi(default = None)]
     pub experts_per_token: Option<u32>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> SessionOptions {
-        SessionOptions { context: None, slide: false, system: None, experts_per_token: None }
-    }
 }
 
 impl SessionOptions {

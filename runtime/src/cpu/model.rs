@@ -122,7 +122,7 @@ impl Model for CpuModel {
 
     fn report(&self) -> Report {
         let Shared { bundle, kernels, pool, cache, .. } = &*self.shared;
-        let paging = self.shared.host().map(|h| h.report());
+        let paging = self.shared.host().map(|h| h.report(self.shared.least()));
         let device_bytes = paging.as_ref().map_or(0, |p| p.fixed + p.slots);
         Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
     }
@@ -161,6 +161,13 @@ impl Shared {
         let chunk = needs::batch(self.bundle.plan(), budget, fixed + Host::least(&self.bundle), self.most);
         self.chunk.store(chunk, Ordering::Relaxed);
         fixed + (chunk * needs::working_bytes_per_token(self.bundle.plan())) as u64
+    }
+
+    /// The smallest budget that works while all runs stay: with the smallest batches.
+    fn least(&self) -> u64 {
+        let (plan, caches) = (self.bundle.plan(), self.caches.load(Ordering::Relaxed));
+        let working = needs::SMALLEST_CHUNK * needs::working_bytes_per_token(plan);
+        self.bundle.dense_bytes() + caches + working as u64 + Host::least(&self.bundle)
     }
 
     /// Makes the experts live with what `caches` leave of a budget. When that is too little, all stays as it was.

@@ -9,7 +9,7 @@ use crate::plan::{Plan, Routed, Step, Work};
 /// Most tokens of one batch.
 const CHUNK: usize = 512;
 /// Fewest: below this, weights are read too often.
-const SMALLEST_CHUNK: usize = 32;
+pub(super) const SMALLEST_CHUNK: usize = 32;
 
 /// What a model and one conversation take under a budget, in bytes. What is left of the budget holds experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

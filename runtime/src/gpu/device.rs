@@ -32,7 +32,7 @@ pub(super) struct Device {
     /// How products with quantised weights are computed.
     pub(super) arithmetic: Arithmetic,
     /// Told of uploads; deaf once everything is there.
-    loading: Loading,
+    pub(super) loading: Loading,
     pipelines: Mutex<HashMap<&'static str, Arc<Pipeline>>>,
     /// The first error that no scope caught.
     fault: Arc<Mutex<Option<String>>>,
@@ -56,7 +56,7 @@ pub(super) fn failed(what: &str, e: impl std::fmt::Display) -> Error {
 }
 
 impl Device {
-    pub(super) fn open(options: &GpuOptions, loading: &Loading) -> Result<Device> {
+    pub(super) fn open(options: &GpuOptions) -> Result<Device> {
         let instance = adapter::instance();
         let adapter = adapter::choose(&instance, &options.adapter)?;
         let report = adapter::report(&adapter);
@@ -97,7 +97,7 @@ impl Device {
             meter: Meter::default(),
             half,
             arithmetic: Arithmetic::Float,
-            loading: loading.clone(),
+            loading: Loading::default(),
             pipelines: Mutex::default(),
             fault,
         })

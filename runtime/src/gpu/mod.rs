@@ -177,7 +177,8 @@ impl GpuModel {
     pub fn new_with(bundle: Arc<Bundle>, options: &GpuOptions, loading: &Loading) -> Result<GpuModel> {
         let resident = if options.budget.is_none() { bundle.catalogue().bytes() } else { 0 };
         loading.begin(bundle.dense_bytes() + resident)?;
-        let mut device = Device::open(options, loading)?;
+        let mut device = Device::open(options)?;
+        device.loading = loading.clone();
         device.arithmetic = arithmetic::settle(&device, options.arithmetic, &bundle)?;
         let (measured, arithmetic) = (options.arithmetic.is_none(), device.arithmetic);
         match GpuModel::load(device, bundle.clone(), options) {

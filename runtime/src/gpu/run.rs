@@ -60,6 +60,8 @@ impl Drop for Reserved {
 impl GpuRun {
     pub(super) fn new(model: Arc<Loaded>, bundle: Arc<Bundle>, options: RunOptions) -> Result<GpuRun> {
         let (device, plan) = (&model.device, bundle.plan());
+        // Buffers of a device that is lost are made without complaint.
+        device.check()?;
         let bytes = Memory::bytes(device, plan, &model.weights, options)?;
         if let Experts::Paged(paged) = &model.experts {
             paged.reserve(device, bytes)?;

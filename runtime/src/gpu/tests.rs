@@ -452,3 +452,21 @@ fn software_adapters_import_memory() {
     let device = Device::open(&GpuOptions::on(AdapterChoice::Named("llvmpipe".into()))).unwrap();
     assert!(super::import::Imported::new(&device, &crate::reading::Source::file(&bundle, Default::default())).unwrap().is_some());
 }
+
+/// iOS takes GPUs away: everything asked of one that is gone is an error, and whoever wants to keep caches hears of it.
+#[test]
+fn a_device_that_is_gone_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    for (device, budget) in devices().into_iter().zip([None, Some(1 << 40)]) {
+        let bundle = Arc::new(support::bundle(dir.path(), 101, Codec::Q8));
+        let model = GpuModel::load(device, bundle, &GpuOptions { budget, ..GpuOptions::default() }).unwrap();
+        let mut run = model.start(RunOptions::new(20)).unwrap();
+        run.forward(&[1, 2, 3], Want::Nothing).unwrap();
+        model.loaded.device.wgpu.destroy();
+        let gone = |result: Result<()>| assert!(matches!(result, Err(crate::Error::Device(_))), "{result:?}");
+        gone(run.save(&mut crate::snapshot::Writer::new(&mut |_| Ok(()))));
+        gone(run.forward(&[4], Want::Last).map(drop));
+        gone(model.start(RunOptions::new(20)).map(drop));
+        drop(run);
+    }
+}

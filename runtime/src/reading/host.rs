@@ -83,13 +83,12 @@ impl Host {
         &self.options
     }
 
-    pub(crate) fn report(&self) -> Paging {
+    pub(crate) fn report(&self, least: u64) -> Paging {
         let HostOptions { budget, fixed, .. } = self.options;
-        let least = Layout::new(self.tier.catalogue(), 0, self.sharing, u64::MAX).err();
         Paging {
             budget,
             fixed,
-            least: fixed + least.unwrap_or(0),
+            least,
             slots: self.tier.bytes(),
             experts: self.tier.catalogue().bytes(),
             counts: self.tier.counts(),

@@ -196,7 +196,7 @@ impl Seat {
         let held = self.held();
         let Place::Parked(caches, _) = &held.run else { return Ok(None) };
         let mut run = self.recipe.start(model)?;
-        held.notes.resume(run.as_mut())?;
+        held.notes.resume(run.as_mut());
         if !caches.is_empty() {
             let mut rest = &caches[..];
             let same = run.restore(&mut Reader::new(&mut |to| {
@@ -219,7 +219,7 @@ impl Seat {
 
     pub(super) fn record_passes(&self) -> Result<()> {
         let Held { run, notes } = &mut *self.held();
-        run.on_device().map_or(Ok(()), |run| run.record_passes())?;
+        run.on_device().ok_or(Error::Suspended)?.record_passes()?;
         notes.passes.get_or_insert_default();
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Seat {
 
     pub(super) fn record_use(&self) -> Result<()> {
         let Held { run, notes } = &mut *self.held();
-        run.on_device().map_or(Ok(()), |run| run.record_use())?;
+        run.on_device().ok_or(Error::Suspended)?.record_use()?;
         notes.usage.get_or_insert_default();
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Seat {
 
     pub(super) fn record_activations(&self) -> Result<()> {
         let Held { run, notes } = &mut *self.held();
-        run.on_device().map_or(Ok(()), |run| run.record_activations())?;
+        run.on_device().ok_or(Error::Suspended)?.record_activations()?;
         notes.activations.get_or_insert_default();
         Ok(())
     }
@@ -290,10 +290,13 @@ impl Notes {
         }
     }
 
-    /// Has `run` note what is recorded.
-    fn resume(&self, run: &mut dyn Run) -> Result<()> {
-        self.passes.as_ref().map_or(Ok(()), |_| run.record_passes())?;
-        self.usage.as_ref().map_or(Ok(()), |_| run.record_use())?;
-        self.activations.as_ref().map_or(Ok(()), |_| run.record_activations())
+    /// Has `run` note what is recorded, as far as its device can.
+    fn resume(&self, run: &mut dyn Run) {
+        let passes = self.passes.as_ref().map(|_| run.record_passes());
+        let usage = self.usage.as_ref().map(|_| run.record_use());
+        let activations = self.activations.as_ref().map(|_| run.record_activations());
+        for e in [passes, usage, activations].into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!("recording ends here: {e}");
+        }
     }
 }

@@ -19,6 +19,7 @@ const HELP: &str = "\
 /profile P R  use only the experts that profile P ranks highest, a share R of their bytes; without P and R, all
 /stats        how fast the last answer was, and how full the context is
 /save FILE    write the conversation as JSON messages
+/keep FILE    write it with everything it takes to go on at once: `hotset chat --restore FILE`
 /help         this
 /quit         leave (or Ctrl-D)
 A line that ends in \\ goes on in the next. Ctrl-C stops an answer.";
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Most tokens of one answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
+    /// Go on with a conversation that `/keep` wrote, with the context and experts that it had
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["system", "record", "SessionArgs"])]
+    restore: Option<PathBuf>,
     /// Count which experts are used, and add that to this profile (slower on a GPU, which knows no lengths of outputs)
     #[arg(long, value_name = "P.json")]
     record: Option<PathBuf>,
@@ -54,10 +58,16 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<()> {
     let engine = args.device.open_with(&bundle_or_demo(args.bundle)?, &args.overlay)?;
-    let mut session = args.context.session(&engine)?;
-    let recording = args.record.map(|path| Recording::begin(path, "chat", &mut session)).transpose()?;
-    let mut chat = Chat::new(session)?;
-    chat.set_system(args.system.as_deref().unwrap_or_default());
+    let (chat, recording) = match &args.restore {
+        Some(path) => (Chat::restore(&engine, path)?, None),
+        None => {
+            let mut session = args.context.session(&engine)?;
+            let recording = args.record.map(|path| Recording::begin(path, "chat", &mut session)).transpose()?;
+            let mut chat = Chat::new(session)?;
+            chat.set_system(args.system.as_deref().unwrap_or_default());
+            (chat, recording)
+        }
+    };
     let default = Sampling { temperature: 0.8, top_k: 40, top_p: 0.95, seed: clock(), ..Sampling::default() };
     let options = args.sampling.options(args.max_tokens, default);
     let mut input = Input::open()?;
@@ -112,6 +122,7 @@ impl Talk {
             "/profile" => self.profile(rest)?,
             "/stats" => self.stats(),
             "/save" => self.save(rest)?,
+            "/keep" => self.keep_at(rest)?,
             c if c.starts_with('/') => note(&format!("{c} is no command; /help lists them")),
             _ => self.ask(line)?,
         }
@@ -185,6 +196,15 @@ impl Talk {
             let (slots, experts, budget, read) = (mib(p.slots), mib(p.experts), mib(p.budget), mib(p.bytes_read));
             note(&format!("budget {budget} MiB, {slots} of {experts} MiB of experts in memory, {hits} hits, {read} MiB read"));
         }
+    }
+
+    fn keep_at(&mut self, path: &str) -> Result<()> {
+        if path.is_empty() {
+            return Err(Failure::new("/keep needs a file name"));
+        }
+        self.chat.save(path)?;
+        note(&format!("kept in {path}"));
+        Ok(())
     }
 
     fn save(&self, path: &str) -> Result<()> {
