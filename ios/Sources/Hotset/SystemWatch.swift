@@ -10,7 +10,7 @@
     /// Listens until it is released.
     final class SystemWatch: @unchecked Sendable {
         // Safe to share: nothing changes after `init`.
-        private let pressure: any DispatchSourceMemoryPressure
+        private let pressure: [any DispatchSourceMemoryPressure]
 
         #if canImport(UIKit) && !os(watchOS)
             private let events: AsyncStream<AppEvent>.Continuation
@@ -18,12 +18,14 @@
         #endif
 
         init(_ memory: HotsetMemory) {
-            pressure = DispatchSource.makeMemoryPressureSource(eventMask: .all, queue: .global())
-            pressure.setEventHandler { [weak memory, weak pressure] in
-                guard let event = pressure?.data else { return }
-                memory?.pressureChanged(to: event.contains(.critical) ? .critical : event.contains(.warning) ? .warning : .normal)
+            // A source for each event: a handler that asks its own source what happened would have to hold it.
+            let levels: [(DispatchSource.MemoryPressureEvent, MemoryPressure)] = [(.normal, .normal), (.warning, .warning), (.critical, .critical)]
+            pressure = levels.map { mask, event in
+                let source = DispatchSource.makeMemoryPressureSource(eventMask: mask, queue: .global())
+                source.setEventHandler { [weak memory] in memory?.pressureChanged(to: event) }
+                source.activate()
+                return source
             }
-            pressure.activate()
 
             #if canImport(UIKit) && !os(watchOS)
                 let (stream, events) = AsyncStream.makeStream(of: AppEvent.self)
@@ -39,7 +41,7 @@
         }
 
         deinit {
-            pressure.cancel()
+            pressure.forEach { $0.cancel() }
             #if canImport(UIKit) && !os(watchOS)
                 observers.forEach(NotificationCenter.default.removeObserver)
                 events.finish()

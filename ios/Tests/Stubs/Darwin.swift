@@ -12,3 +12,7 @@ extension URL {
 extension URLResourceValues {
     public var volumeAvailableCapacityForImportantUsage: Int64? { nil }
 }
+
+extension URLResourceKey {
+    public static let volumeAvailableCapacityForImportantUsageKey = URLResourceKey(rawValue: "")
+}
