@@ -193,7 +193,7 @@ final class AnswerTests: XCTestCase {
 
     /// Holds when the model stopped at most five tokens after those that were taken, for good: four that were waiting and one under way.
     private func stays(_ answer: Answer, after taken: UInt64, file: StaticString = #filePath, line: UInt = #line) async throws {
-        await answer.ended()
+        try await eventually("the answer ends", file: file, line: line) { answer.stopReason != nil }
         XCTAssertEqual(answer.stopReason, .cancelled, file: file, line: line)
         let generated = answer.statistics.generatedTokens
         XCTAssertLessThanOrEqual(generated, taken + 5, file: file, line: line)

@@ -70,6 +70,8 @@ final class ConversationTests: XCTestCase {
         let engine = try await HotsetEngine.demo(budget: 12_000_000)
         let session = try engine.session()
         let answer = try session.complete("Once upon a time", options: .endless)
+        var iterator = answer.makeAsyncIterator()
+        _ = try await iterator.next()
         try await engine.suspend()
         answer.cancel()
         await answer.ended()

@@ -34,12 +34,14 @@ final class MemoryTests: XCTestCase {
         let failures = Guarded<[any Error]>([])
         let memory = HotsetMemory(engine) { error in failures { $0.append(error) } }
         let answer = try engine.session().complete(prompt, options: options)
+        var iterator = answer.makeAsyncIterator()
+        var text = try await iterator.next()?.text ?? ""
         await memory.enterBackground()
         XCTAssertTrue(try engine.memoryReport().suspended)
         XCTAssertNil(try memory.respond(to: .warning))
         await memory.enterForeground()
         XCTAssertFalse(try engine.memoryReport().suspended)
-        let text = try await answer.text()
+        while let token = try await iterator.next() { text += token.text }
         XCTAssertEqual(text, expected)
         XCTAssertEqual(failures { $0.count }, 0)
     }
