@@ -39,7 +39,9 @@ final class LayoutTests: XCTestCase {
 
     func testTheAppAsksForMemoryAndSharesItsDocuments() throws {
         let entitlements = try plist(sample.appendingPathComponent("HotsetSample.entitlements"))
-        XCTAssertEqual(entitlements["com.apple.developer.kernel.increased-memory-limit"] as? Bool, true)
+        for entitlement in ["increased-memory-limit", "extended-virtual-addressing"] {
+            XCTAssertEqual(entitlements["com.apple.developer.kernel." + entitlement] as? Bool, true, entitlement)
+        }
         let info = try plist(sample.appendingPathComponent("Info.plist"))
         XCTAssertEqual(info["UIFileSharingEnabled"] as? Bool, true)
         XCTAssertEqual(info["LSSupportsOpeningDocumentsInPlace"] as? Bool, true)
