@@ -86,14 +86,8 @@ impl TokenStream {
         let (sender, tokens) = async_channel::bounded(AHEAD);
         let (working, ended) = async_channel::bounded(1);
         let progress: Arc<Mutex<Progress>> = Arc::default();
-        let mut source = Source {
-            tokens: sender,
-            working,
-            cancel: cancel.clone(),
-            progress: progress.clone(),
-            started: Instant::now(),
-            first: None,
-        };
+        let mut source =
+            Source { tokens: sender, working, cancel: cancel.clone(), progress: progress.clone(), started: Instant::now(), first: None };
         spawn("answering", move || {
             let done = whole(|| Ok(work(&mut source)?));
             source.finish(done);
