@@ -25,7 +25,8 @@ class Bundles(private val context: Context) {
     /** Where conversations are kept. */
     val conversations = File(folder, "conversations")
 
-    private val heat = File(folder, "heat.json")
+    /** What was learned about which experts are used, for a warm start. */
+    val heat = File(folder, "heat.json")
 
     /** What was used last; `null` for the download. */
     private val picked: Uri?
@@ -57,9 +58,6 @@ class Bundles(private val context: Context) {
         val uri = picked
         return if (uri == null) Hotset.open(downloaded, options, onProgress) else Hotset.open(context, uri, options, onProgress)
     }
-
-    /** Keeps what was learned about which experts are used, for a warm start. */
-    suspend fun learn(engine: Hotset) = engine.saveHeat(heat)
 
     private companion object {
         const val PICKED = "picked"

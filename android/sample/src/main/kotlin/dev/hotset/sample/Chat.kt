@@ -27,8 +27,13 @@ data class ChatState(
     val error: String? = null,
 )
 
-/** Talks to [engine]; the conversation is kept in [saved] between answers, and so survives the process. */
-class Chat private constructor(private val engine: Hotset, private var session: HotsetSession, private val saved: File) : AutoCloseable {
+/** Talks to [engine]; the conversation is kept in [saved] between answers, and so survives the process, as what was learned about experts does in [heat]. */
+class Chat private constructor(
+    private val engine: Hotset,
+    private val session: HotsetSession,
+    private val saved: File,
+    private val heat: File,
+) : AutoCloseable {
     private val mutable = MutableStateFlow(ChatState(engine.info.name, session.messages))
     val state: StateFlow<ChatState> = mutable.asStateFlow()
 
@@ -74,6 +79,7 @@ class Chat private constructor(private val engine: Hotset, private var session: 
         try {
             show(session.messages)
             session.save(saved)
+            engine.saveHeat(heat)
         } catch (e: HotsetException) {
             // The conversation goes on, it just would not survive.
             mutable.update { it.copy(error = it.error ?: e.message) }
@@ -84,10 +90,10 @@ class Chat private constructor(private val engine: Hotset, private var session: 
 
     companion object {
         /** The conversation that was saved for this model in [folder], or a new one. */
-        suspend fun with(engine: Hotset, folder: File): Chat {
+        suspend fun with(engine: Hotset, folder: File, heat: File): Chat {
             folder.mkdirs()
             val saved = File(folder, engine.info.fingerprint)
-            return Chat(engine, restore(engine, saved) ?: engine.session(), saved)
+            return Chat(engine, restore(engine, saved) ?: engine.session(), saved, heat)
         }
 
         private suspend fun restore(engine: Hotset, saved: File): HotsetSession? =

@@ -115,7 +115,7 @@ class ChatViewModel(application: Application) : AndroidViewModel(application) {
         mutable.value = Screen.Opening(0.0)
         val opened = bundles.open { mutable.value = Screen.Opening(it) }
         engine = opened
-        val chat = Chat.with(opened, bundles.conversations)
+        val chat = Chat.with(opened, bundles.conversations, bundles.heat)
         memory = HotsetMemory(getApplication(), opened, ProcessLifecycleOwner.get().lifecycle)
         mutable.value = Screen.Chatting(chat)
     }
