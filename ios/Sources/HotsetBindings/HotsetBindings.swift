@@ -673,7 +673,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
     func saveHeat(path: String) throws 
     
     /**
-     * Starts a conversation.
+     * Starts a conversation. On a GPU under a budget this waits for the step that another conversation is at.
      *
      * # Errors
      * When an option is out of range, the device has no room for the caches, or the engine is suspended.
@@ -916,7 +916,7 @@ open func saveHeat(path: String)throws   {try rustCallWithError(FfiConverterType
 }
     
     /**
-     * Starts a conversation.
+     * Starts a conversation. On a GPU under a budget this waits for the step that another conversation is at.
      *
      * # Errors
      * When an option is out of range, the device has no room for the caches, or the engine is suspended.
@@ -3413,7 +3413,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_hotset_ffi_checksum_method_engine_save_heat() != 5988) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_hotset_ffi_checksum_method_engine_session() != 12152) {
+    if (uniffi_hotset_ffi_checksum_method_engine_session() != 28021) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_hotset_ffi_checksum_method_engine_set_budget() != 53707) {

@@ -746,6 +746,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_hotset_ffi_checksum_method_tokenstream_cancel(
     ): Int
+    external fun uniffi_hotset_ffi_checksum_method_tokenstream_ended(
+    ): Int
     external fun uniffi_hotset_ffi_checksum_method_tokenstream_next(
     ): Int
     external fun uniffi_hotset_ffi_checksum_method_tokenstream_statistics(
@@ -841,6 +843,8 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_hotset_ffi_fn_method_tokenstream_cancel(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_hotset_ffi_fn_method_tokenstream_ended(`ptr`: Long,
+    ): Long
     external fun uniffi_hotset_ffi_fn_method_tokenstream_next(`ptr`: Long,
     ): Long
     external fun uniffi_hotset_ffi_fn_method_tokenstream_statistics(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -984,7 +988,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_hotset_ffi_checksum_method_engine_save_heat() and 0xFFFF) != 5988) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_hotset_ffi_checksum_method_engine_session() and 0xFFFF) != 12152) {
+    if ((lib.uniffi_hotset_ffi_checksum_method_engine_session() and 0xFFFF) != 28021) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_hotset_ffi_checksum_method_engine_set_budget() and 0xFFFF) != 53707) {
@@ -1027,6 +1031,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_hotset_ffi_checksum_method_tokenstream_cancel() and 0xFFFF) != 59192) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_hotset_ffi_checksum_method_tokenstream_ended() and 0xFFFF) != 48835) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_hotset_ffi_checksum_method_tokenstream_next() and 0xFFFF) != 24844) {
@@ -1615,7 +1622,7 @@ public interface EngineInterface {
     fun `saveHeat`(`path`: kotlin.String)
     
     /**
-     * Starts a conversation.
+     * Starts a conversation. On a GPU under a budget this waits for the step that another conversation is at.
      *
      * # Errors
      * When an option is out of range, the device has no room for the caches, or the engine is suspended.
@@ -1897,7 +1904,7 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
 
     
     /**
-     * Starts a conversation.
+     * Starts a conversation. On a GPU under a budget this waits for the step that another conversation is at.
      *
      * # Errors
      * When an option is out of range, the device has no room for the caches, or the engine is suspended.
@@ -3016,6 +3023,12 @@ public interface TokenStreamInterface {
     fun `cancel`()
     
     /**
+     * Waits until the model works on this answer no more, so that its session can be asked again: for after [`cancel`](Self::cancel), which does
+     * not wait. An answer that is not cancelled ends only if its tokens are taken.
+     */
+    suspend fun `ended`()
+    
+    /**
      * The next token as soon as it is there; nothing at the end.
      *
      * # Errors
@@ -3154,6 +3167,31 @@ open class TokenStream: Disposable, AutoCloseable, TokenStreamInterface
     }
     
     
+
+    
+    /**
+     * Waits until the model works on this answer no more, so that its session can be asked again: for after [`cancel`](Self::cancel), which does
+     * not wait. An answer that is not cancelled ends only if its tokens are taken.
+     */
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `ended`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_hotset_ffi_fn_method_tokenstream_ended(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_hotset_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_hotset_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_hotset_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        UniffiNullRustCallStatusErrorHandler,
+    )
+    }
 
     
     /**
