@@ -216,8 +216,9 @@ impl Engine {
     /// in the system's memory, as far as they are filled.
     ///
     /// A generation under way, on another thread, stops after the token (or the chunk of a prompt) it is at, and waits; after
-    /// [`resume`](Self::resume) it goes on as if nothing had happened. Cancelling ends the wait. What is asked for while the engine is
-    /// suspended is refused with [`Error::Suspended`]. Returns when the memory is free; suspending twice is suspending once.
+    /// [`resume`](Self::resume) it goes on as if nothing had happened. One that begins while the engine is suspended waits, too; cancelling ends
+    /// the wait. No session starts meanwhile: that is an [`Error::Suspended`]. Returns when the memory is free; suspending twice is suspending
+    /// once.
     ///
     /// # Errors
     /// None so far. A device that has failed already gives nothing to keep: conversations are read again after resuming.
@@ -273,16 +274,12 @@ impl Engine {
         self.0.model.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// # Errors
-    /// When it is suspended.
-    pub(crate) fn awake(&self) -> Result<()> {
-        if self.is_suspended() { Err(Error::Suspended) } else { Ok(()) }
-    }
-
     /// A place for a session's run.
     pub(crate) fn seat(&self, recipe: Recipe) -> Result<Arc<Seat>> {
         let mut seats = lock(&self.0.seats);
-        self.awake()?;
+        if self.is_suspended() {
+            return Err(Error::Suspended);
+        }
         let Stage::Ready(model) = &*self.stage() else { return Err(Error::Suspended) };
         let seat = Arc::new(Seat::new(recipe, model.as_ref(), self.0.gate.clone())?);
         seats.retain(|s| s.strong_count() > 0);

@@ -31,7 +31,7 @@ impl Session {
     /// answer that is cancelled half-way stays as it is.
     ///
     /// # Errors
-    /// When the session is answering already, or closed. What goes wrong later comes from the stream.
+    /// When the session is answering already, or closed, or the engine is suspended. What goes wrong later comes from the stream.
     pub fn send(self: Arc<Self>, text: String, options: GenerateOptions) -> Result<Arc<TokenStream>, HotsetError> {
         self.stream(options, move |chat, options, source| chat.ask(&text, options, |token| source.give(token)))
     }
@@ -144,6 +144,10 @@ impl Session {
     ) -> Result<Arc<TokenStream>, HotsetError> {
         let cancel = CancelToken::new();
         let options = options.to_generate(cancel.clone());
+        // Seen here and not on the other thread, where an engine that is suspended a moment later is waited for, as by any answer under way.
+        if self.with(|chat| chat.session().engine().is_suspended())? {
+            return Err(HotsetError::Suspended);
+        }
         let mut chat = self.take(cancel.clone())?;
         TokenStream::start(cancel, move |source| {
             let done = work(chat.get(), &options, source);

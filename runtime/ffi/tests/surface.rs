@@ -152,6 +152,28 @@ fn a_suspended_answer_goes_on_and_its_memory_is_free_meanwhile() {
     assert!(!engine.memory_report().unwrap().suspended);
 }
 
+/// An answer that was asked for a moment before waits like any other, and one that waits can be cancelled.
+#[test]
+fn suspending_at_once_loses_no_answer() {
+    let engine = open(Some(64 << 20));
+    let want = expected("Once upon a time", 20);
+    for _ in 0..20 {
+        let session = session(&engine);
+        let stream = start(&session, "Once upon a time", 20);
+        block_on(engine.suspend()).unwrap();
+        block_on(engine.resume()).unwrap();
+        assert_eq!(rest(&stream), want);
+
+        let stream = start(&session, " and", 2000);
+        block_on(engine.suspend()).unwrap();
+        stream.cancel();
+        block_on(stream.ended());
+        assert_eq!(stream.stop_reason(), Some(StopReason::Cancelled));
+        assert!(matches!(session.clone().complete("x".into(), seeded(1)), Err(HotsetError::Suspended)));
+        block_on(engine.resume()).unwrap();
+    }
+}
+
 /// In a process of its own: other tests would be measured too.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "reads /proc")]

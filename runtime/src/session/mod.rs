@@ -221,7 +221,6 @@ impl Session {
     }
 
     fn read_up_to(&mut self, end: usize) -> Result<()> {
-        self.engine.awake()?;
         while let Some(mut run) = self.seat.ready(None).filter(|run| run.position() < end) {
             let start = run.position();
             run.forward(&self.tokens[start..end.min(start + PREFILL_CHUNK)], Want::Nothing)?;

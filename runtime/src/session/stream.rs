@@ -133,7 +133,6 @@ pub struct Stream<'s> {
 
 impl<'s> Stream<'s> {
     pub(super) fn new(session: &'s mut Session, options: &GenerateOptions) -> Result<Stream<'s>> {
-        session.engine.awake()?;
         options.sampling.validate()?;
         if session.tokens.is_empty() {
             return Err(empty());
