@@ -1311,7 +1311,7 @@ public protocol SessionProtocol: AnyObject, Sendable {
      * answer that is cancelled half-way stays as it is.
      *
      * # Errors
-     * When the session is answering already, or closed. What goes wrong later comes from the stream.
+     * When the session is answering already, or closed, or the engine is suspended. What goes wrong later comes from the stream.
      */
     func send(text: String, options: GenerateOptions) throws  -> TokenStream
     
@@ -1469,7 +1469,7 @@ open func save(path: String)async throws   {
      * answer that is cancelled half-way stays as it is.
      *
      * # Errors
-     * When the session is answering already, or closed. What goes wrong later comes from the stream.
+     * When the session is answering already, or closed, or the engine is suspended. What goes wrong later comes from the stream.
      */
 open func send(text: String, options: GenerateOptions)throws  -> TokenStream  {
     return try  FfiConverterTypeTokenStream_lift(try rustCallWithError(FfiConverterTypeHotsetError_lift) {
@@ -3443,7 +3443,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_hotset_ffi_checksum_method_session_save() != 2753) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_hotset_ffi_checksum_method_session_send() != 17019) {
+    if (uniffi_hotset_ffi_checksum_method_session_send() != 28511) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_hotset_ffi_checksum_method_session_set_system() != 33842) {

@@ -1018,7 +1018,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_hotset_ffi_checksum_method_session_save() and 0xFFFF) != 2753) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_hotset_ffi_checksum_method_session_send() and 0xFFFF) != 17019) {
+    if ((lib.uniffi_hotset_ffi_checksum_method_session_send() and 0xFFFF) != 28511) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_hotset_ffi_checksum_method_session_set_system() and 0xFFFF) != 33842) {
@@ -2574,7 +2574,7 @@ public interface SessionInterface {
      * answer that is cancelled half-way stays as it is.
      *
      * # Errors
-     * When the session is answering already, or closed. What goes wrong later comes from the stream.
+     * When the session is answering already, or closed, or the engine is suspended. What goes wrong later comes from the stream.
      */
     fun `send`(`text`: kotlin.String, `options`: GenerateOptions): TokenStream
     
@@ -2805,7 +2805,7 @@ open class Session: Disposable, AutoCloseable, SessionInterface
      * answer that is cancelled half-way stays as it is.
      *
      * # Errors
-     * When the session is answering already, or closed. What goes wrong later comes from the stream.
+     * When the session is answering already, or closed, or the engine is suspended. What goes wrong later comes from the stream.
      */
     @Throws(HotsetException::class)override fun `send`(`text`: kotlin.String, `options`: GenerateOptions): TokenStream {
             return FfiConverterTypeTokenStream.lift(
