@@ -83,7 +83,7 @@ impl Engine {
         })
     }
 
-    /// Starts a conversation.
+    /// Starts a conversation. On a GPU under a budget this waits for the step that another conversation is at.
     ///
     /// # Errors
     /// When an option is out of range, the device has no room for the caches, or the engine is suspended.
@@ -94,7 +94,7 @@ impl Engine {
         if let Some(text) = &options.system {
             chat.set_system(text);
         }
-        Ok(self.adopt(chat))
+        self.adopt(chat)
     }
 
     /// Goes on with a conversation that [`Session::save`] wrote, with the options it had.
@@ -104,7 +104,7 @@ impl Engine {
     pub async fn restore(&self, path: String) -> Result<Arc<Session>, HotsetError> {
         let engine = self.engine()?;
         let chat = apart("restoring", move || Ok(Chat::restore(&engine, Path::new(&path))?)).await?;
-        Ok(self.adopt(chat))
+        self.adopt(chat)
     }
 
     /// Changes the bytes that the model may take, also in the middle of an answer: what no longer fits is given back before the next step.
@@ -191,8 +191,9 @@ impl Engine {
     /// Ends everything now: answers under way are cancelled, all sessions are closed and all memory is given back within a token's time.
     /// Afterwards every call fails with [`HotsetError::Closed`].
     pub fn shutdown(&self) {
-        let sessions = std::mem::take(&mut *lock(&self.sessions));
+        // In this order: a session that starts meanwhile sees that the engine has gone, or is seen here.
         let engine = lock(&self.engine).take();
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
         sessions.iter().filter_map(Weak::upgrade).for_each(|s| s.shutdown());
         drop(engine);
     }
@@ -213,12 +214,16 @@ impl Engine {
         lock(&self.engine).clone().ok_or(HotsetError::Closed("engine"))
     }
 
-    fn adopt(&self, chat: Chat) -> Arc<Session> {
+    fn adopt(&self, chat: Chat) -> Result<Arc<Session>, HotsetError> {
         let session = Arc::new(Session::new(chat));
-        let mut sessions = lock(&self.sessions);
-        sessions.retain(|s| s.strong_count() > 0);
-        sessions.push(Arc::downgrade(&session));
-        session
+        {
+            let mut sessions = lock(&self.sessions);
+            sessions.retain(|s| s.strong_count() > 0);
+            sessions.push(Arc::downgrade(&session));
+        }
+        // It may have been shut down since it was asked.
+        self.engine().inspect_err(|_| session.shutdown())?;
+        Ok(session)
     }
 }
 

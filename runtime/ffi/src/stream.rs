@@ -1,5 +1,6 @@
 //! The stream: an answer, token by token.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ const AHEAD: usize = 4;
 #[derive(uniffi::Object)]
 pub struct TokenStream {
     tokens: Receiver<Result<Token, HotsetError>>,
+    /// Closed when the model works on the answer no more; nothing is ever sent.
+    ended: Receiver<Infallible>,
     cancel: CancelToken,
     progress: Arc<Mutex<Progress>>,
 }
@@ -50,6 +53,13 @@ impl TokenStream {
         self.tokens.close();
     }
 
+    /// Waits until the model works on this answer no more, so that its session can be asked again: for after [`cancel`](Self::cancel), which does
+    /// not wait. An answer that is not cancelled ends only if its tokens are taken.
+    pub async fn ended(&self) {
+        // There is no such message: this fails when the sender has gone.
+        let _ = self.ended.recv().await;
+    }
+
     /// How much was done so far, and how fast.
     pub fn statistics(&self) -> Statistics {
         lock(&self.progress).statistics
@@ -74,20 +84,23 @@ impl TokenStream {
         work: impl FnOnce(&mut Source) -> hotset::Result<Completion> + Send + 'static,
     ) -> Result<Arc<TokenStream>, HotsetError> {
         let (sender, tokens) = async_channel::bounded(AHEAD);
+        let (working, ended) = async_channel::bounded(1);
         let progress: Arc<Mutex<Progress>> = Arc::default();
         let mut source =
-            Source { tokens: sender, cancel: cancel.clone(), progress: progress.clone(), started: Instant::now(), first: None };
+            Source { tokens: sender, working, cancel: cancel.clone(), progress: progress.clone(), started: Instant::now(), first: None };
         spawn("answering", move || {
             let done = whole(|| Ok(work(&mut source)?));
             source.finish(done);
         })?;
-        Ok(Arc::new(TokenStream { tokens, cancel, progress }))
+        Ok(Arc::new(TokenStream { tokens, ended, cancel, progress }))
     }
 }
 
 /// The other end of a stream.
 pub(crate) struct Source {
     tokens: Sender<Result<Token, HotsetError>>,
+    /// Dropped when the answer has ended.
+    working: Sender<Infallible>,
     cancel: CancelToken,
     progress: Arc<Mutex<Progress>>,
     started: Instant,
@@ -121,6 +134,7 @@ impl Source {
             Err(e) => {
                 progress.stop = Some(StopReason::Failed);
                 drop(progress);
+                drop(self.working);
                 // Nobody may be listening any more.
                 let _ = self.tokens.send_blocking(Err(e));
             }

@@ -26,13 +26,19 @@ pub(super) struct Context<'a> {
     /// The plan's rotations for the batch's positions.
     pub(super) turns: Vec<Turns>,
     /// Where experts are when not all of them are mapped.
-    pub(super) host: Option<&'a Mutex<Host>>,
+    pub(super) host: Option<&'a dyn Hold>,
     /// Takes bytes for caches that grow by more than a row for each token. Nobody holds the host meanwhile.
     pub(super) grow: &'a (dyn Fn(u64) -> Result<()> + Sync),
     /// Where a step leaves the length of each route's output, when somebody wants to know.
     pub(super) lengths: Option<&'a Mutex<Vec<f32>>>,
     /// Where the squares of what experts are given are summed up, when somebody wants to know.
     pub(super) activations: Option<&'a Mutex<Activations>>,
+}
+
+/// Who has the experts that are not mapped.
+pub(super) trait Hold: Sync {
+    /// The experts, for a step; `None` when all are mapped.
+    fn hold(&self) -> Option<MutexGuard<'_, Host>>;
 }
 
 /// A matrix, or some consecutive panels of it, with its bias.
@@ -83,7 +89,7 @@ impl<'a> Context<'a> {
 
     /// The experts' whereabouts, kept from others for the time of a step.
     pub(super) fn host(&self) -> Option<MutexGuard<'a, Host>> {
-        self.host.map(Host::lock)
+        self.host?.hold()
     }
 
     /// Tells whoever wants to know what the routes of `work` have brought: `pending` is `[units][rows]`.

@@ -1,10 +1,10 @@
 //! The fast CPU executor's ends of the seam: [`CpuModel`] and its runs.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::best::best;
-use super::context::Context;
+use super::context::{Context, Hold};
 use super::forward::{Notes, Space, forward, head};
 use super::heads::Turns;
 use super::kernels::{Kernels, available};
@@ -15,9 +15,9 @@ use crate::bundle::{Bundle, Reading};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::experts::{Pass, Policy};
-use crate::model::{Model, Output, Report, Run, RunOptions, Want, not_paged};
+use crate::model::{Model, Output, Paging, Report, Run, RunOptions, Want, not_paged};
 use crate::profile::{Activations, Recorder, StepNotes, Usage};
-use crate::reading::{Host, HostOptions};
+use crate::reading::{Host, HostOptions, too_small};
 use crate::snapshot::{Reader, Writer};
 
 /// A bundle on the CPU: SIMD kernels over the mapped file, nothing copied.
@@ -40,8 +40,12 @@ struct Shared {
     most: usize,
     /// Bytes of all runs' caches, where they count. Changed under the lock of `host`.
     caches: AtomicU64,
-    /// The experts, when they are not all mapped.
+    /// The experts, when they are not all mapped. A step holds them until it is done.
     host: Option<Mutex<Host>>,
+    /// A budget that comes into force as soon as whoever holds the experts looks; 0 is none.
+    pending: AtomicU64,
+    /// How things stood when somebody could look last.
+    status: Mutex<Paging>,
 }
 
 impl std::fmt::Debug for CpuModel {
@@ -95,7 +99,8 @@ impl CpuModel {
         let pool = Pool::new(threads).map_err(|e| Error::Device(format!("cannot start {threads} threads: {e}")))?;
         let cache = needs::cache_codec(bundle.plan());
         let most = needs::largest_batch(bundle.plan(), bundle.len());
-        let shared = Shared { bundle: bundle.clone(), kernels, pool, cache, chunk: most.into(), most, caches: 0.into(), host: None };
+        let (chunk, caches, host, pending, status) = (most.into(), 0.into(), None, 0.into(), Mutex::default());
+        let shared = Shared { bundle: bundle.clone(), kernels, pool, cache, chunk, most, caches, host, pending, status };
         Ok(CpuModel { bundle, shared: Arc::new(shared) })
     }
 }
@@ -122,7 +127,7 @@ impl Model for CpuModel {
 
     fn report(&self) -> Report {
         let Shared { bundle, kernels, pool, cache, .. } = &*self.shared;
-        let paging = self.shared.host().map(|h| h.report(self.shared.least()));
+        let paging = self.shared.paging();
         let device_bytes = paging.as_ref().map_or(0, |p| p.fixed + p.slots);
         Report { paging, device_bytes, ..report::report(bundle, kernels.name(), pool.threads(), *cache) }
     }
@@ -133,16 +138,34 @@ impl Model for CpuModel {
     }
 
     fn set_budget(&self, bytes: u64) -> Result<()> {
-        let mut host = self.shared.host().ok_or_else(not_paged)?;
-        self.shared.fit(&mut host, bytes, self.shared.caches.load(Ordering::Relaxed))
+        if self.shared.host.is_none() {
+            return Err(not_paged());
+        }
+        let least = self.shared.least();
+        if bytes < least {
+            return Err(too_small(bytes, least));
+        }
+        self.shared.pending.store(bytes, Ordering::SeqCst);
+        self.shared.catch_up()
     }
 
     fn heat(&self) -> Option<String> {
-        Some(self.shared.host()?.heat(self.shared.fingerprint()))
+        Some(self.shared.hold()?.heat(self.shared.fingerprint()))
     }
 
     fn set_heat(&self, json: &str) -> Result<()> {
-        self.shared.host().map_or(Ok(()), |mut host| host.set_heat(json, self.shared.fingerprint()))
+        self.shared.hold().map_or(Ok(()), |mut host| host.set_heat(json, self.shared.fingerprint()))
+    }
+}
+
+impl Hold for Shared {
+    /// Within the budget that was set last.
+    fn hold(&self) -> Option<MutexGuard<'_, Host>> {
+        let mut host = self.host.as_ref().map(Host::lock)?;
+        if let Err(e) = self.settle(&mut host) {
+            tracing::warn!("the budget stays as it was: {e}");
+        }
+        Some(host)
     }
 }
 
@@ -151,8 +174,48 @@ impl Shared {
         &self.bundle.manifest().fingerprint
     }
 
-    fn host(&self) -> Option<MutexGuard<'_, Host>> {
-        self.host.as_ref().map(Host::lock)
+    /// Brings a pending budget into force.
+    fn settle(&self, host: &mut Host) -> Result<()> {
+        let budget = self.pending.load(Ordering::SeqCst);
+        if budget == 0 {
+            return Ok(());
+        }
+        let done = self.fit(host, budget, self.caches.load(Ordering::Relaxed));
+        if done.is_ok() {
+            self.status.lock().unwrap_or_else(PoisonError::into_inner).budget = budget;
+        }
+        // Unless another one was set meanwhile.
+        let _ = self.pending.compare_exchange(budget, 0, Ordering::SeqCst, Ordering::SeqCst);
+        done
+    }
+
+    /// Applies a budget that nobody else will: for whoever has set one, and whoever gives the experts back for good. Nobody waits here for a
+    /// step to end, so the thread that draws an app may set a budget.
+    fn catch_up(&self) -> Result<()> {
+        while let Some(host) = self.host.as_ref().filter(|_| self.pending.load(Ordering::SeqCst) != 0) {
+            match host.try_lock() {
+                Ok(mut host) => self.settle(&mut host)?,
+                Err(TryLockError::Poisoned(e)) => self.settle(&mut e.into_inner())?,
+                // Whoever holds them looks again when giving them back.
+                Err(TryLockError::WouldBlock) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// How it fares, or did before the step under way.
+    fn paging(&self) -> Option<Paging> {
+        let status = || self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.host.as_ref()?.try_lock() {
+            Ok(host) => *status() = host.report(self.least()),
+            Err(TryLockError::Poisoned(e)) => *status() = e.into_inner().report(self.least()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Somebody may have set a budget while we looked.
+        let _ = self.catch_up();
+        let status = status().clone();
+        let budget = Some(self.pending.load(Ordering::SeqCst)).filter(|b| *b != 0).unwrap_or(status.budget);
+        Some(Paging { budget, ..status })
     }
 
     /// Chooses the size of batches for a budget; returns the bytes that are not for experts when caches take `caches`.
@@ -181,7 +244,7 @@ impl Shared {
 
     /// Takes bytes for a run's caches, `before` of which it has, from the experts, or gives them back.
     fn charge(&self, before: u64, after: u64) -> Result<()> {
-        match self.host() {
+        match self.hold() {
             Some(mut host) if before != after => {
                 let budget = host.options().budget;
                 self.fit(&mut host, budget, self.caches.load(Ordering::Relaxed) - before + after)
@@ -248,6 +311,8 @@ impl Run for CpuRun {
         self.caches.iter_mut().for_each(Cache::begin);
         self.noted.clear();
         let result = self.batches(tokens, want);
+        // A look after the last step, for a budget that was set in it.
+        let _ = self.shared.paging();
         if let (Ok(_), Some(recorder)) = (&result, &mut self.recorder) {
             self.noted.drain(..).for_each(|notes| recorder.add(&notes));
         }
@@ -348,7 +413,7 @@ impl CpuRun {
         let batches = tokens.chunks(chunk);
         let last = batches.len() - 1;
         for (i, tokens) in batches.enumerate() {
-            if let Some(mut host) = shared.host() {
+            if let Some(mut host) = shared.hold() {
                 host.begin_pass();
             }
             let lengths = Mutex::default();
@@ -360,7 +425,7 @@ impl CpuRun {
                 options: self.options,
                 position: self.position,
                 turns,
-                host: shared.host.as_ref(),
+                host: Some(&*shared),
                 grow: &grow,
                 lengths: self.recorder.as_ref().map(|_| &lengths),
                 activations: self.activations.as_ref(),
@@ -386,3 +451,7 @@ impl CpuRun {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;
