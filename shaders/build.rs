@@ -7,14 +7,16 @@ mod emit;
 mod manifest;
 #[path = "src/preprocess.rs"]
 mod preprocess;
+#[path = "src/sources.rs"]
+mod sources;
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use manifest::{Axis, Entry};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use sources::Sources;
 
 /// What kernels may use; those that compute in half precision must say so with `enable f16;`.
 const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
@@ -25,7 +27,7 @@ const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
 type Result<T> = std::result::Result<T, String>;
 
 fn main() -> std::process::ExitCode {
-    for input in ["wgsl", "variants", "src/emit.rs", "src/manifest.rs", "src/preprocess.rs"] {
+    for input in ["wgsl", "variants", "src/emit.rs", "src/manifest.rs", "src/preprocess.rs", "src/sources.rs"] {
         println!("cargo:rerun-if-changed={input}");
     }
     match run() {
@@ -39,12 +41,7 @@ fn main() -> std::process::ExitCode {
 
 fn run() -> Result<()> {
     let (axes, entries) = manifest::parse(&read(Path::new("variants"))?)?;
-    let mut shared = HashMap::new();
-    for entry in fs::read_dir("wgsl/shared").map_err(|e| e.to_string())? {
-        let path = entry.map_err(|e| e.to_string())?.path();
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        shared.insert(stem, read(&path)?);
-    }
+    let sources = Sources::read()?;
     let mut out = String::new();
     for Axis { name, values } in &axes {
         let _ = writeln!(out, "/// An axis of variation.\n#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]\npub enum {name} {{");
@@ -54,12 +51,12 @@ fn run() -> Result<()> {
         let _ = writeln!(out, "}}\n");
     }
     for entry in &entries {
-        kernel(entry, &axes, &shared, &mut out)?;
+        kernel(entry, &axes, &sources, &mut out)?;
     }
     let names = entries.iter().map(|e| format!("{}::VARIANTS", e.kernel)).collect::<Vec<_>>().join(", ");
     let _ = writeln!(out, "/// Every variant of every kernel.\npub const KERNELS: &[&[Variant]] = &[{names}];");
-    let target = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("kernels.rs");
-    fs::write(target, out).map_err(|e| e.to_string())
+    let target = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    fs::write(target.join("source.wgsl"), &sources.text).and_then(|()| fs::write(target.join("kernels.rs"), out)).map_err(|e| e.to_string())
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -67,9 +64,9 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// Writes the module of one kernel.
-fn kernel(entry: &Entry, axes: &[Axis], shared: &HashMap<String, String>, out: &mut String) -> Result<()> {
+fn kernel(entry: &Entry, axes: &[Axis], sources: &Sources, out: &mut String) -> Result<()> {
     let name = &entry.kernel;
-    let text = read(&Path::new("wgsl").join(format!("{name}.wgsl")))?;
+    let text = sources.file(name).ok_or(format!("variants: no kernel {name}"))?;
     let purpose = text.lines().next().and_then(|l| l.strip_prefix("// ")).ok_or(format!("{name}.wgsl: no purpose sentence"))?;
     // Brackets would be links in its documentation.
     let purpose = purpose.replace('[', "\\[").replace(']', "\\]");
@@ -78,7 +75,8 @@ fn kernel(entry: &Entry, axes: &[Axis], shared: &HashMap<String, String>, out: &
     for values in manifest::combinations(axes, &entry.axes) {
         let label: Vec<&str> = entry.axes.iter().zip(&values).map(|(&a, &v)| axes[a].values[v].as_str()).collect();
         let label = [&[name.as_str()], label.as_slice()].concat().join("/");
-        let wgsl = preprocess::expand(name, &text, shared, &manifest::defines(axes, &entry.axes, &values))?;
+        let lines = preprocess::expand(sources, name, &manifest::defines(axes, &entry.axes, &values))?;
+        let wgsl = lines.concat();
         let module = naga::front::wgsl::parse_str(&wgsl).map_err(|e| e.emit_to_string_with_path(&wgsl, &label))?;
         Validator::new(ValidationFlags::all(), CAPABILITIES)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
@@ -86,7 +84,8 @@ fn kernel(entry: &Entry, axes: &[Axis], shared: &HashMap<String, String>, out: &
             .validate(&module)
             .map_err(|e| e.emit_to_string_with_path(&wgsl, &label))?;
         let this = emit::interface(&module, name).map_err(|e| format!("{label}: {e}"))?;
-        let _ = writeln!(variants, "    Variant {{ name: {label:?}, wgsl: {wgsl:?}, workgroup: {:?} }},", this.workgroup);
+        let _ =
+            writeln!(variants, "    Variant {{ name: {label:?}, parts: &{:?}, workgroup: {:?} }},", sources.parts(&lines), this.workgroup);
         if interface.as_ref().is_some_and(|i| *i != this) {
             return Err(format!("{label}: buffers, parameters or workgroup differ from those of the other variants"));
         }

@@ -1,7 +1,7 @@
 //! The WGSL kernels of Hotset as a typed table; no GPU API here.
 //!
 //! `wgsl/<kernel>.wgsl` are the kernels, `wgsl/shared` what they import, `variants` which kernel is built for which values of which axes.
-//! The build script expands and validates every variant and writes one module per kernel, with
+//! The build script expands and validates every variant, notes which parts of these texts it is made of, and writes one module per kernel, with
 //!
 //! * `Buffers<B>`: one field for each binding, in the shader's names, which a host fills with its kind of buffer;
 //! * `Params`: the shader's immediates as plain data, field for field;
@@ -26,10 +26,17 @@ pub enum Access {
 pub struct Variant {
     /// `kernel/Value/…`, unique.
     pub name: &'static str,
-    /// Complete source; the entry point is `main`.
-    pub wgsl: &'static str,
+    /// Where its source is in [`SOURCE`]: first byte and end of each part.
+    parts: &'static [(u32, u32)],
     /// Invocations of a workgroup.
     pub workgroup: [u32; 3],
+}
+
+impl Variant {
+    /// Complete source; the entry point is `main`.
+    pub fn wgsl(&self) -> String {
+        self.parts.iter().map(|&(from, to)| &SOURCE[from as usize..to as usize]).collect()
+    }
 }
 
 /// The buffers of a kernel: implemented by every generated `Buffers` struct.
@@ -56,5 +63,8 @@ impl<B> Kernel<B> {
         Kernel { variant, types: PhantomData }
     }
 }
+
+/// All that variants are made of, once: there are hundreds of them.
+static SOURCE: &str = include_str!(concat!(env!("OUT_DIR"), "/source.wgsl"));
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

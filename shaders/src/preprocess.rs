@@ -1,29 +1,32 @@
 //! Expands `#import`, `#ifdef` (any of several symbols), `#else` and `#endif`, each on a line of its own. Used by the build script only.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-/// The text of `name` for the variant that has `defines`, with every import expanded once, where it is first asked for.
+use crate::sources::Sources;
+
+/// The lines of `name` for the variant that has `defines`, with every import expanded once, where it is first asked for.
 ///
-/// `shared` are the importable files by name. `enable` directives move to the top, where WGSL wants them. The error names file and line.
-pub(crate) fn expand(name: &str, text: &str, shared: &HashMap<String, String>, defines: &HashSet<String>) -> Result<String, String> {
-    let (mut enables, mut out) = (String::new(), String::new());
-    Expansion { shared, defines, seen: HashSet::new(), enables: &mut enables, out: &mut out }.file(name, text)?;
-    Ok(enables + &out)
+/// `enable` directives move to the top, where WGSL wants them. The error names file and line.
+pub(crate) fn expand<'s>(sources: &'s Sources, name: &str, defines: &HashSet<String>) -> Result<Vec<&'s str>, String> {
+    let text = sources.file(name).ok_or_else(|| format!("no kernel {name}"))?;
+    let mut expansion = Expansion { sources, defines, seen: HashSet::new(), enables: Vec::new(), out: Vec::new() };
+    expansion.file(name, text)?;
+    Ok([expansion.enables, expansion.out].concat())
 }
 
-struct Expansion<'a> {
-    shared: &'a HashMap<String, String>,
+struct Expansion<'a, 's> {
+    sources: &'s Sources,
     defines: &'a HashSet<String>,
     seen: HashSet<String>,
-    enables: &'a mut String,
-    out: &'a mut String,
+    enables: Vec<&'s str>,
+    out: Vec<&'s str>,
 }
 
-impl Expansion<'_> {
-    fn file(&mut self, name: &str, text: &str) -> Result<(), String> {
+impl<'s> Expansion<'_, 's> {
+    fn file(&mut self, name: &str, text: &'s str) -> Result<(), String> {
         // For each open `#ifdef`: whether its current branch is taken.
         let mut open: Vec<bool> = Vec::new();
-        for (i, line) in text.lines().enumerate() {
+        for (i, line) in text.split_inclusive('\n').enumerate() {
             let fail = |what: String| format!("{name}.wgsl:{}: {what}", i + 1);
             let mut words = line.split_whitespace();
             match (words.next(), words.next()) {
@@ -37,16 +40,16 @@ impl Expansion<'_> {
                 }
                 _ if open.contains(&false) => {}
                 (Some("#import"), Some(file)) => {
-                    let (key, text) = self.shared.get_key_value(file).ok_or_else(|| fail(format!("no shared file {file}")))?;
-                    if self.seen.insert(key.clone()) {
-                        self.file(key, text)?;
+                    let file = format!("shared/{file}");
+                    let text = self.sources.file(&file).ok_or_else(|| fail(format!("no file {file}")))?;
+                    if self.seen.insert(file.clone()) {
+                        self.file(&file, text)?;
                     }
                 }
-                (Some(word), _) if word.starts_with('#') => return Err(fail(format!("unknown directive {line:?}"))),
+                (Some(word), _) if word.starts_with('#') => return Err(fail(format!("unknown directive {:?}", line.trim_end()))),
                 (word, _) => {
                     let out = if word == Some("enable") { &mut self.enables } else { &mut self.out };
-                    out.push_str(line);
-                    out.push('\n');
+                    out.push(line);
                 }
             }
         }

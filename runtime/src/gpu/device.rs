@@ -179,7 +179,7 @@ impl Device {
             bind_group_layouts: &[Some(&layout), Some(self.latch.layout(latch))],
             immediate_size,
         });
-        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(variant.wgsl.into()) };
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(variant.wgsl().into()) };
         let module = if cfg!(debug_assertions) {
             self.wgpu.create_shader_module(descriptor)
         } else {
