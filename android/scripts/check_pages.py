@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Whether native libraries load on devices with pages of 16 KiB: every LOAD segment must be aligned to that, and lie at an address that agrees with
-its place in the file. Usage: check_pages.py LIBRARY..."""
+its place in the file. Usage: check_pages.py LIBRARY...   (READELF: the readelf to ask, such as the NDK's llvm-readelf)"""
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ PAGE = 16 * 1024
 
 def unfit(path):
     """Why the library at `path` does not load there; nothing if it does."""
-    table = subprocess.run(["readelf", "-lW", path], check=True, capture_output=True, text=True).stdout
+    table = subprocess.run([os.environ.get("READELF", "readelf"), "-lW", path], check=True, capture_output=True, text=True).stdout
     loads = [line.split() for line in table.splitlines() if line.split()[:1] == ["LOAD"]]
     if not loads:
         return ["has no LOAD segment"]
