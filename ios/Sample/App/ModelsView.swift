@@ -37,6 +37,7 @@ struct ModelsView: View {
             }
         }
         .navigationTitle("Models")
+        .refreshable { library.refresh() }
         .fileImporter(isPresented: $picking, allowedContentTypes: [UTType(exportedAs: "dev.hotset.bundle")]) { result in
             switch result {
             case .success(let url): library.pick(url)

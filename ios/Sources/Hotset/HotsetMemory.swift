@@ -6,7 +6,7 @@ import Foundation
 ///
 /// ```swift
 /// let engine = try await HotsetEngine.open(url, options: EngineOptions(budget: BudgetPolicy().budget(free: AvailableMemory.now)))
-/// let memory = HotsetMemory(engine)
+/// self.memory = HotsetMemory(engine)     // a property: what nobody refers to is gone at once
 /// ```
 ///
 /// - **Memory pressure** (all Apple systems, and UIKit's memory warning) changes the budget as ``BudgetPolicy`` decides. An engine that was opened
