@@ -257,7 +257,7 @@ pub struct Report {
 pub struct Paging {
     /// What everything together may take.
     pub budget: u64,
-    /// The smallest budget that works.
+    /// The smallest budget that works now. On the CPU conversations take more as they grow.
     pub least: u64,
     /// What cannot be paged: dense weights, caches of all runs, working memory.
     pub fixed: u64,
