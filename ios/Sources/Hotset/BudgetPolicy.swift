@@ -16,10 +16,11 @@ public enum MemoryPressure: Sendable, Hashable, CaseIterable {
 /// |---|---|
 /// | at the start | three quarters of what the process may still take, and at least 256 MiB less than that |
 /// | `warning` | half of what the model takes now |
-/// | `critical` | the least that works |
+/// | `critical` | the least that works, and a quarter more |
 /// | `normal` again | as at the start, but below three quarters of what was too much before |
 ///
-/// Never less than the least that works: there the engine goes on, slowly, with the same answers.
+/// Never less than the least that works, and a quarter more for conversations that grow, if the model has that much: there the engine goes on,
+/// slowly, with the same answers.
 ///
 /// The numbers: What remains of a quarter is for the app itself, for views, images and what the system allocates on its behalf, all of which count
 /// against the same limit. A warning asks for a noticeable step, and half of the experts cost less than half of the speed: those that are used
@@ -75,6 +76,7 @@ public struct BudgetPolicy: Sendable, Hashable {
             case .warning: min(now.budget, now.used) / 2
             case .critical: UInt64(0)
             }
-        return max(wanted, now.least)
+        let floor = now.least + now.least / 4
+        return max(wanted, now.least, pressure == .normal ? floor : min(floor, now.budget))
     }
 }

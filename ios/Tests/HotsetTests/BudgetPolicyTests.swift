@@ -23,18 +23,18 @@ final class BudgetPolicyTests: XCTestCase {
             // A warning halves what is taken, and not what might be.
             (.warning, 2000, 300, 2000, 100, nil, 1000),
             (.warning, 2000, 300, 800, 100, nil, 400),
-            (.warning, 600, 300, 800, 100, nil, 300),
-            // Never less than the least.
-            (.warning, 500, 300, 500, 100, nil, 300),
-            (.critical, 2000, 300, 2000, 0, nil, 300),
+            (.warning, 600, 300, 800, 100, nil, 375),
+            // Never less than the least and some room to grow, unless there is none.
+            (.warning, 500, 300, 500, 100, nil, 375),
+            (.critical, 2000, 300, 2000, 0, nil, 375),
             (.critical, 300, 300, 300, 0, 500, 300),
             // When it is over, what it takes is as good as free.
             (.normal, 300, 300, 300, 1748, nil, 1536),
-            (.normal, 300, 300, 300, 0, nil, 300),
+            (.normal, 300, 300, 300, 0, nil, 375),
             // What was too much is not tried again.
             (.normal, 500, 300, 500, 3596, 2000, 1500),
             (.normal, 500, 300, 500, 1000, 2000, 1125),
-            (.normal, 300, 300, 300, 3796, 360, 300),
+            (.normal, 300, 300, 300, 3796, 360, 375),
         ]
         for (pressure, budget, least, used, free, tooMuch, expected) in rows {
             let now = BudgetPolicy.Situation(
