@@ -129,6 +129,9 @@ pub use session::{
 // Test support is written against the public names.
 #[cfg(test)]
 extern crate self as hotset;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 #[cfg(not(any(feature = "cpu", feature = "gpu")))]
 compile_error!("hotset needs something to compute on: turn on its feature `cpu`, `gpu` or both");

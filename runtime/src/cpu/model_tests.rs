@@ -3,9 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use super::*;
-
-#[path = "../../tests/support/mod.rs"]
-mod support;
+use crate::support;
 
 /// Setting a budget and asking how things stand does not wait for the step under way, and the budget comes into force all the same.
 #[test]

@@ -16,9 +16,7 @@ use super::{AdapterChoice, Arithmetic, GpuModel, GpuOptions, adapters};
 use crate::codec::{Codec, Layout, Matrix, encode};
 use crate::error::Result;
 use crate::model::{Best, Model, Output, RunOptions, Want};
-
-#[path = "../../tests/support/mod.rs"]
-mod support;
+use crate::support;
 
 /// Both ways of reducing, each on a device of its own; none where there is no adapter, which continuous integration does not allow.
 fn devices() -> Vec<Device> {
